@@ -1,0 +1,1 @@
+"""Floor 1: observing, acting and pacing, written once for NumPy and jax.numpy (`xp`)."""

@@ -1,0 +1,1 @@
+"""Floor 0: the values that every other floor speaks in."""

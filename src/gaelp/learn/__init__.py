@@ -1,0 +1,1 @@
+"""Floor 2: experience becomes weights, and what is claimed about them is verified."""

@@ -1,0 +1,387 @@
+"""The training engine: it takes settled episodes and either trains on them or says why it will not.
+
+It owns the agent's state and nothing else: it plays no episode, keeps no log and knows no platform.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from gaelp.core.episode import SOURCES, EpisodeBatch, Source
+from gaelp.core.errors import BadInput, ShapeError, UnusableBatch
+from gaelp.core.schema import Schema
+from gaelp.learn import ppo
+from gaelp.learn.export import hash_of, policy_part
+from gaelp.learn.metrics import Change, TrainingMetrics, WeightSnapshot, segment_shares
+from gaelp.learn.networks import Policy, named_arrays, with_named_arrays
+from gaelp.learn.normalise import Normaliser, unscaled
+from gaelp.learn.ppo import AgentState, Experience, PPOConfig, Report
+from gaelp.learn.verify import (
+    REFERENCES,
+    Depth,
+    Evaluator,
+    LearningVerdict,
+    Recorded,
+    Terms,
+    Trail,
+    Trials,
+    judge_learning,
+    random_walks,
+)
+
+Arrays = dict[str, NDArray[np.generic]]
+
+SMALLEST_BUCKET = 32
+"""Batches are padded to powers of two of at least this many episodes, so that few shapes are compiled."""
+
+FALSE_CLAIM = 0.01
+"""How far, in nats, a simulated episode's log-probabilities may differ from those of the weights it names."""
+
+log = structlog.get_logger(__name__)
+
+
+class RLTrainingEngine:
+    """Trains, verifies, saves and restores one agent.
+
+    learning_rate: overrides the one in `config`; none keeps it. normaliser: fitted on pacer episodes
+    (`normalise.fit_normaliser`), or none to take observations as they are. hidden_width: H of simulated
+    episodes. clock: seconds, for the metrics' wall-clock field only.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        schema: Schema,
+        algorithm: str = "ppo",
+        learning_rate: float | None = None,
+        seed: int = 7,
+        evaluator: Evaluator | None = None,
+        *,
+        hidden_width: int = 0,
+        normaliser: Normaliser | None = None,
+        terms: Terms = Terms(),  # noqa: B008  frozen, so one for all is right
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if algorithm != "ppo":
+            raise BadInput(f"algorithm is {algorithm!r}: this engine trains PPO only so far, use 'ppo'.")
+        self.schema = schema
+        self.config = config if learning_rate is None else replace(config, learning_rate=learning_rate)
+        self.hidden_width = hidden_width
+        self.evaluator = evaluator
+        self.terms = terms
+        self._clock = clock
+        self._coefficients = ppo.coefficients(self.config)
+        scaling = unscaled(schema.observation_size, hidden_width) if normaliser is None else normaliser
+        self._state = ppo.init(self.config, schema, hidden_width, jax.random.key(seed), scaling)
+        self._initial = self._state.policy
+        self._promoted: Policy | None = None
+        self._hashes = _hashes(self._state)
+        self._trail = Trail(weights_hash=self._hashes.weights, actor_hash=self._hashes.actor)
+        self._training = asyncio.Lock()
+
+    @property
+    def state(self) -> AgentState:
+        """Everything that training carries, as one pytree."""
+        return self._state
+
+    @property
+    def policy(self) -> Policy:
+        """What plays: hand it to `ppo.act`, `ppo.act_mode`, or back to `train_step` as an anchor."""
+        return self._state.policy
+
+    @property
+    def initial_policy(self) -> Policy:
+        """The untrained agent, which is the certified pacer."""
+        return self._initial
+
+    @property
+    def trail(self) -> Trail:
+        """What the training calls of this phase left behind."""
+        return self._trail
+
+    def actor_hash(self) -> str:
+        """Identity of what plays; provenance of episodes names it."""
+        return self._hashes.actor
+
+    def weights(self) -> Arrays:
+        """All weights and scalings by name, for saving; `ExportedPolicy.from_arrays` takes them."""
+        return _weights(self._state)
+
+    def snapshot(self) -> WeightSnapshot:
+        """Norms, hash and arrays of the weights as they are now."""
+        return WeightSnapshot.of(int(self._state.updates), self.weights())
+
+    def begin_phase(self) -> None:
+        """Forget the mechanism's trail: what follows is judged by its own training calls."""
+        self._trail = Trail(weights_hash=self._hashes.weights, actor_hash=self._hashes.actor)
+
+    def mark_promoted(self, policy: Policy) -> None:
+        """From now on a candidate must not be inferior to `policy`."""
+        self._promoted = policy
+
+    async def train_step(
+        self,
+        *,
+        episode_results: EpisodeBatch,
+        batch_size: int = 64,
+        num_epochs: int = 4,
+        anchor: Policy | None = None,
+    ) -> TrainingMetrics:
+        """Train on these episodes once: num_epochs x ceil(valid transitions / batch_size) gradient steps.
+
+        batch_size counts transitions in a minibatch. anchor: the policy to stay close to, with the
+        config's anchor_kl; without one there is no such pull. Raises UnusableBatch, with the state
+        unchanged, when no gradient may be taken from these episodes. Cancelled, it changes nothing.
+        """
+        if batch_size < 1 or num_epochs < 1:
+            raise BadInput(f"batch_size {batch_size} and num_epochs {num_epochs} must both be at least 1.")
+        async with self._training:
+            # The worker only computes; the state moves here, so a cancelled call leaves it as it was.
+            state, hashes, metrics = await asyncio.to_thread(
+                self._train, episode_results, batch_size, num_epochs, anchor
+            )
+            self._state, self._hashes, self._trail = state, hashes, self._trail.after(metrics)
+        log.info(
+            "trained", weight_change=metrics.weight_change.absolute, loss=metrics.loss, call=metrics.call,
+            updates=metrics.updates, transitions=metrics.transitions, actor_hash=metrics.actor_hash_after,
+        )  # fmt: skip
+        return metrics
+
+    def _train(
+        self, batch: EpisodeBatch, batch_size: int, num_epochs: int, anchor: Policy | None
+    ) -> tuple[AgentState, _Hashes, TrainingMetrics]:
+        began = self._clock()
+        batch.check(observation_size=self.schema.observation_size, action_size=self.schema.action_size)
+        host = batch.to_numpy()
+        experience = self._experience(host)
+        c = self._coefficients
+        if anchor is None:
+            c = eqx.tree_at(lambda c: c.anchor_kl, c, _NO_PULL)
+        state, report = ppo.update(
+            self._state, experience, self._state.policy if anchor is None else anchor, c, num_epochs,
+            batch_size=batch_size,
+        )  # fmt: skip
+        told: Report = jax.device_get(report)
+        _refuse(told, self.config)
+        hashes = _hashes(state)
+        simulated = host.sources == SOURCES.index(Source.SIMULATED)
+        names = list(named_arrays(state.agent))
+        by_name = lambda numbers: {n: float(x) for n, x in zip(names, numbers, strict=True)}  # noqa: E731
+        metrics = TrainingMetrics(
+            algorithm="ppo",
+            call=int(state.calls),
+            updates=int(told.updates),
+            transitions=host.transitions,
+            simulated_transitions=int(host.valid[simulated].sum()),
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            learning_rate=self.config.learning_rate,
+            weight_change=_change(told.weight_change, told.weight_norm),
+            weight_change_by_tensor={
+                n: _change(moved, norm)
+                for n, moved, norm in zip(names, told.weight_change, told.weight_norm, strict=True)
+            },
+            gradient_norm_before=by_name(told.gradient_norm_before),
+            gradient_norm_after=by_name(told.gradient_norm_after),
+            **{name: float(getattr(told, name)) for name in _TOLD},
+            segment_shares=segment_shares(host.segment, host.weight, host.valid),
+            mean_reward=float(host.reward[host.valid].mean(dtype=np.float64)),
+            weights_hash_before=self._hashes.weights,
+            weights_hash_after=hashes.weights,
+            actor_hash_before=self._hashes.actor,
+            actor_hash_after=hashes.actor,
+            seconds=self._clock() - began,
+        )
+        return state, hashes, metrics
+
+    def _experience(self, host: EpisodeBatch) -> Experience:
+        """The batch as `update` takes it, padded to a bucket. Raises UnusableBatch for foreign provenance."""
+        b, told = host.episodes, host.provenance
+        if len(told) not in (1, b):
+            raise UnusableBatch(
+                f"provenance: {len(told)} given for {b} episodes, expected one each or one for all."
+            )
+        for i, provenance in enumerate(told):
+            if provenance.schema_hash != self.schema.hash:
+                raise UnusableBatch(
+                    f"provenance: episode {i} was recorded under schema {provenance.schema_hash!r}, "
+                    f"the engine's is {self.schema.hash!r}."
+                )
+        if ((host.sources < 0) | (host.sources >= len(SOURCES))).any():
+            raise UnusableBatch(
+                f"sources: episode {int(np.argmax(host.sources >= len(SOURCES)))} is of no known source."
+            )
+        simulated = host.sources == SOURCES.index(Source.SIMULATED)
+        hidden = host.hidden
+        if hidden.shape[2] != self.hidden_width:
+            # Where nothing is simulated there is no truth to see, and the privileged critic is not asked.
+            if hidden.shape[2] or simulated.any():
+                raise UnusableBatch(
+                    f"hidden: width {hidden.shape[2]}, the engine was built for {self.hidden_width}."
+                )
+            hidden = np.zeros((*hidden.shape[:2], self.hidden_width), np.float32)
+        mine = np.array([p.actor_hash == self._hashes.actor for p in told])
+        bucket = max(SMALLEST_BUCKET, 1 << (b - 1).bit_length())
+
+        def padded(x: NDArray[np.generic], dtype: type) -> NDArray[np.generic]:
+            whole = np.zeros((bucket, *x.shape[1:]), dtype)
+            whole[:b] = x
+            return whole
+
+        # Numbers of invalid transitions may be anything, also NaN, which times zero is still NaN.
+        state_ok = np.concatenate([host.valid[:, :1], host.valid], axis=1)
+        wiped = lambda x, ok: np.where(ok.reshape(ok.shape + (1,) * (x.ndim - 2)), x, 0)  # noqa: E731
+        return Experience(
+            observation=padded(wiped(host.observation, state_ok), np.float32),
+            mask=padded(host.mask, np.bool_),
+            action=padded(wiped(host.action, host.valid), np.int32),
+            log_prob=padded(wiped(host.log_prob, host.valid), np.float32),
+            reward=padded(wiped(host.reward, host.valid), np.float32),
+            end=padded(host.end, np.int8),
+            valid=padded(host.valid, np.bool_),
+            weight=padded(host.weight, np.float32),
+            hidden=padded(wiped(hidden, state_ok), np.float32),
+            simulated=padded(simulated, np.bool_),
+            claimed=padded(np.broadcast_to(mine, (b,)) & simulated, np.bool_),
+        )
+
+    async def verify_learning(
+        self, depth: Depth = Depth.FULL, played_hash: str | None = None
+    ) -> LearningVerdict:
+        """Judge the weights as they are now, by the calls since the phase began and by held-out worlds.
+
+        played_hash: of the actor that played the episodes in question, when the caller knows it.
+        Asked again in the same state it gives the same answer. Truthy only for LEARNING.
+        """
+        return await asyncio.to_thread(self._verify, depth, played_hash)
+
+    def _verify(self, depth: Depth, played_hash: str | None) -> LearningVerdict:
+        # From the arrays themselves and not from what was noted about them: that is what is being asked.
+        judged = _hashes(self._state).actor
+        recorded = Recorded(
+            trail=self._trail,
+            judged_hash=judged,
+            played_hash=played_hash,
+            trials=None if self.evaluator is None else self._trials(self.evaluator, depth, judged),
+            depth=depth,
+        )
+        verdict = judge_learning(recorded, self.terms)
+        log.info("verified", outcome=str(verdict.outcome), reason=verdict.reason, actor_hash=judged)
+        return verdict
+
+    def _trials(self, evaluator: Evaluator, depth: Depth, judged: str) -> Trials:
+        now, seeds = self._state.policy, evaluator.seeds
+        # The place of a promoted policy is always filled, so that one compiled evaluation serves all.
+        policies = [now, now if self._promoted is None else self._promoted]
+        if depth is Depth.FULL:
+            start, end = named_arrays(self._initial.actor), named_arrays(now.actor)
+            rng = np.random.default_rng(int(judged[:16], 16))
+            walks = random_walks(start, end, rng)
+            policies += [Policy(with_named_arrays(now.actor, walk), now.scaling) for walk in walks]
+        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *policies)
+        scores = np.asarray(evaluator.scores(stacked, seeds), np.float64)
+        if scores.shape != (len(policies), len(seeds)):
+            raise ShapeError(f"evaluator: scores {scores.shape}, expected {(len(policies), len(seeds))}.")
+        return Trials(
+            seeds=np.asarray(seeds),
+            now=scores[0],
+            references={n: np.asarray(evaluator.reference(n, seeds), np.float64) for n in REFERENCES},
+            promoted=None if self._promoted is None else scores[1],
+            walks=scores[2:] if depth is Depth.FULL else None,
+            standstill=hash_of(named_arrays(now.actor)) == hash_of(named_arrays(self._initial.actor)),
+        )
+
+    def save_state(self) -> Arrays:
+        """Everything that the next call depends on, as named arrays: restored, it goes on bit by bit the same."""
+        saved = {f"state.{name}": array for name, array in named_arrays(self._state).items()}
+        saved |= {f"initial.{name}": array for name, array in named_arrays(self._initial).items()}
+        if self._promoted is not None:
+            saved |= {f"promoted.{name}": array for name, array in named_arrays(self._promoted).items()}
+        saved["trail"] = np.frombuffer(self._trail.to_json().encode(), np.uint8)
+        saved["schema_hash"] = np.frombuffer(self.schema.hash.encode(), np.uint8)
+        return saved
+
+    def load_state(self, saved: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take back what `save_state` gave. Raises ShapeError or BadInput, with the state unchanged, when
+        something is missing, of another shape or of another schema."""
+        for name in ("trail", "schema_hash"):
+            if name not in saved:
+                raise BadInput(f"saved state: {name!r} is missing; it was not written by save_state.")
+        schema_hash = saved["schema_hash"].tobytes().decode()
+        if schema_hash != self.schema.hash:
+            raise BadInput(f"saved state: of schema {schema_hash!r}, the engine's is {self.schema.hash!r}.")
+        part = lambda what: {n[len(what) :]: a for n, a in saved.items() if n.startswith(what)}  # noqa: E731
+        state = with_named_arrays(self._state, part("state."))
+        initial = with_named_arrays(self._initial, part("initial."))
+        promoted = part("promoted.")
+        last = with_named_arrays(self._initial, promoted) if promoted else None
+        trail = Trail.from_json(saved["trail"].tobytes().decode())
+        self._state, self._initial, self._promoted, self._trail = state, initial, last, trail
+        self._hashes = _hashes(state)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashes:
+    """weights: of everything trained. actor: of what plays."""
+
+    weights: str
+    actor: str
+
+
+_NO_PULL = np.float32(0.0)
+
+# Scalars that go from the report into the metrics under the same name.
+_TOLD = (
+    "loss", "policy_loss", "value_loss", "privileged_value_loss", "entropy", "entropy_share", "anchor_kl",
+    "approx_kl", "clip_fraction", "explained_variance", "effective_sample_share", "clipped_mass",
+    "min_update_change",
+)  # fmt: skip
+
+
+def _refuse(told: Report, config: PPOConfig) -> None:
+    """Raise UnusableBatch when the call must not count; the caller still holds the old state."""
+    if not float(told.false_claim) <= FALSE_CLAIM:
+        raise UnusableBatch(
+            f"log_prob: simulated episodes name the current weights as their actor, but their log-probabilities "
+            f"are off by up to {float(told.false_claim):.4g} (at most {FALSE_CLAIM})."
+        )
+    share = float(told.effective_sample_share)
+    if not share >= config.min_ess:
+        raise UnusableBatch(
+            f"log_prob: the effective sample is {share:.3g} of the logged transitions, below {config.min_ess:g}: "
+            "the policy is too far from the one that played."
+        )
+    numbers = np.concatenate([told.gradient_norm_before, told.weight_change, [told.loss]])
+    if not np.isfinite(numbers).all():
+        raise UnusableBatch(
+            "reward: a gradient or a weight became infinite or NaN; these numbers are too large."
+        )
+
+
+def _change(moved: NDArray[np.floating], norm: NDArray[np.floating]) -> Change:
+    absolute, before = math.hypot(*np.atleast_1d(moved)), math.hypot(*np.atleast_1d(norm))
+    return Change(absolute, absolute / before if before > 0 else 0.0)
+
+
+def _weights(state: AgentState) -> Arrays:
+    scalings = {"scaling": state.normaliser.observation, "hidden_scaling": state.normaliser.hidden}
+    arrays = named_arrays(state.agent)
+    return arrays | {
+        f"{what}.{n}": a for what, scaling in scalings.items() for n, a in named_arrays(scaling).items()
+    }
+
+
+def _hashes(state: AgentState) -> _Hashes:
+    arrays = _weights(state)
+    return _Hashes(hash_of(arrays), hash_of(policy_part(arrays)))

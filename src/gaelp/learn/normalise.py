@@ -1,0 +1,72 @@
+"""Fixed scaling of observations: fitted once from the pacer's episodes, then part of the state.
+
+There are no running statistics: they would make the meaning of a weight depend on when it was read.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from gaelp.core.episode import EpisodeBatch
+from gaelp.core.errors import BadInput
+
+DEVIATION_FLOOR = 0.05
+"""A feature that hardly moved in the pacer's episodes must not be blown up when the agent moves it."""
+
+LARGEST = 10.0
+"""Scaled features are clipped here: one wild report must not drive the network to its edge."""
+
+
+class Scaling(eqx.Module):
+    """`(x - mean) * factor`, clipped; factor 0 for features that were constant, so they map to 0."""
+
+    mean: Array
+    factor: Array
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.clip((x - self.mean) * self.factor, -LARGEST, LARGEST)
+
+
+class Normaliser(eqx.Module):
+    """The scalings of the observation [O] and of the simulator's hidden truth [H] (H may be 0)."""
+
+    observation: Scaling
+    hidden: Scaling
+
+
+def fit_scaling(rows: NDArray[np.floating]) -> Scaling:
+    """Mean and deviation (floor 0.05) of `rows` [N, F], in float64.
+
+    Raises BadInput for fewer than two rows: one row has no deviation, and dividing by it once turned
+    a whole observation into NaN. Raises BadInput for numbers that are not finite.
+    """
+    if rows.ndim != 2 or rows.shape[0] < 2:
+        raise BadInput(f"a normaliser needs at least two rows to fit, got an array of shape {rows.shape}.")
+    exact = np.asarray(rows, dtype=np.float64)
+    if not np.isfinite(exact).all():
+        row, feature = (int(i) for i in np.argwhere(~np.isfinite(exact))[0])
+        raise BadInput(f"a normaliser cannot be fitted: feature {feature} of row {row} is not finite.")
+    constant = exact.max(axis=0) == exact.min(axis=0) if exact.shape[1] else np.zeros(0, bool)
+    factor = np.where(constant, 0.0, 1.0 / np.maximum(exact.std(axis=0), DEVIATION_FLOOR))
+    return Scaling(jnp.asarray(exact.mean(axis=0), jnp.float32), jnp.asarray(factor, jnp.float32))
+
+
+def fit_normaliser(episodes: EpisodeBatch) -> Normaliser:
+    """Fit both scalings on the valid transitions of the pacer's episodes."""
+    valid = np.asarray(episodes.valid)
+    return Normaliser(
+        fit_scaling(np.asarray(episodes.observation)[:, :-1][valid]),
+        fit_scaling(np.asarray(episodes.hidden)[:, :-1][valid]),
+    )
+
+
+def unscaled(observation_size: int, hidden_size: int) -> Normaliser:
+    """The normaliser that changes nothing (but clips): for inputs that are scaled already."""
+    return Normaliser(
+        Scaling(jnp.zeros(observation_size), jnp.ones(observation_size)),
+        Scaling(jnp.zeros(hidden_size), jnp.ones(hidden_size)),
+    )

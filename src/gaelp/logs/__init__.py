@@ -1,0 +1,1 @@
+"""Floor 1: recorded logs, read into tables of checked columns."""

@@ -1,0 +1,245 @@
+"""The campaign market: agents decide by daypart around a pacer, in simulated worlds; yields episodes.
+
+It knows worlds and the pacer; it is handed the policy as two plain functions and never sees how it learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gaelp.bidding.act import move_mask, pace_of
+from gaelp.bidding.landscape import Landscape
+from gaelp.bidding.observe import mark_decision, observe
+from gaelp.bidding.pacer import DayState, PacerParams, after_report, pacer_hash, solve, start_day
+from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
+from gaelp.core.schema import Schema
+from gaelp.market.world import (
+    HIDDEN,
+    Posterior,
+    Truth,
+    World,
+    auctions_bank,
+    constant_scores,
+    day_score,
+    half_hour,
+    hidden,
+    pacer_scores,
+    start_truth,
+    worlds_of,
+)
+
+SampleMove = Callable[[object, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""(policy, observation[B,O], mask[B,A], key) -> move[B], log_prob[B]."""
+ModeMove = Callable[[object, jax.Array, jax.Array], jax.Array]
+"""(policy, observation[B,O], mask[B,A]) -> move[B]."""
+
+SCALE_FLOOR = 2.0
+"""Conversions: the smallest score an episode's reward is divided by."""
+
+
+class Steps(NamedTuple):
+    """One agent's day at its decisions, time first: [T,...]; `last` holds the observation after the day."""
+
+    observation: jax.Array
+    hidden: jax.Array
+    move: jax.Array
+    pace: jax.Array
+    log_prob: jax.Array
+    score: jax.Array
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A tuned pacer on its calibrated landscape; `hash` is its identity."""
+
+    landscape: Landscape
+    params: PacerParams
+
+    @property
+    def hash(self) -> str:
+        return pacer_hash(self.landscape, self.params)
+
+
+def float32(tree: object) -> object:
+    """Every floating array of a pytree as float32 on the device; integers stay."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if np.issubdtype(np.asarray(x).dtype, np.floating) else None), tree)
+
+
+def _decide_and_play(
+    world: World, choose: Callable[..., tuple[jax.Array, jax.Array]], landscape: Landscape, params: PacerParams,
+    schema: Schema, bank: jax.Array, key: jax.Array,
+) -> tuple[Steps, jax.Array, jax.Array, Truth, DayState]:  # fmt: skip
+    """A day of B worlds; `choose(observation, key)` gives (move, log_prob) at each decision."""
+    terms, ticks = world.terms, schema.ticks_per_decision
+
+    def tick(carry: tuple[Truth, DayState, jax.Array], t: jax.Array) -> tuple[tuple[Truth, DayState, jax.Array], None]:
+        truth, state, pace = carry
+        log_bid = solve(state, landscape, terms, params, jnp).log_bid + pace
+        truth, report = half_hour(world, truth, state, log_bid, bank, t)
+        return (truth, after_report(state, report, landscape, terms, params, jnp), pace), None
+
+    def look(state: DayState) -> jax.Array:
+        return observe(state, solve(state, landscape, terms, params, jnp), landscape, terms, params, schema, jnp)
+
+    def decision(carry: tuple[Truth, DayState], k: jax.Array) -> tuple[tuple[Truth, DayState], Steps]:
+        truth, state = carry
+        seen, unseen = look(state), hidden(world, truth, landscape, k * ticks)
+        move, log_prob = choose(seen, jax.random.fold_in(key, k))
+        pace = pace_of(move, schema, jnp)
+        state = mark_decision(state, pace, jnp)
+        (truth, state, _), _ = jax.lax.scan(tick, (truth, state, pace), k * ticks + jnp.arange(ticks))
+        return (truth, state), Steps(seen, unseen, move, pace, log_prob, day_score(truth, state, world))
+
+    start = (start_truth(world), start_day(landscape, terms, jnp))
+    (truth, state), steps = jax.lax.scan(decision, start, jnp.arange(schema.decisions_per_day))
+    clamped = state._replace(tick=jnp.minimum(state.tick, 47))
+    return steps, look(clamped), hidden(world, truth, landscape, jnp.int32(48)), truth, state
+
+
+class CampaignMarket:
+    """Simulated campaign-days around a certified pacer.
+
+    `play` yields training episodes whose reward is the increment of the objective, as a share of the pacer's own
+    score in that world, less the pacer's increment in the same world with the same draws (a control variate that no
+    action moves). It telescopes to the objective. `scores` judges policies by their mode on chosen seeds.
+    """
+
+    def __init__(
+        self, *, posterior: Posterior, certified: Certified, schema: Schema, sample_move: SampleMove,
+        mode_move: ModeMove, phase: str,
+    ) -> None:  # fmt: skip
+        self.posterior: Posterior = float32(posterior)  # type: ignore[assignment]
+        self.certified = certified
+        self.schema = schema
+        self.phase = phase
+        self._landscape: Landscape = float32(certified.landscape)  # type: ignore[assignment]
+        self._params: PacerParams = float32(certified.params)  # type: ignore[assignment]
+        self._bank = auctions_bank()
+        self._mask = jnp.asarray(move_mask(schema, line_items=1))
+        self._sample, self._mode = sample_move, mode_move
+        self._paired = jax.jit(self._paired_days)
+        self._modes = jax.jit(self._mode_days)
+        self._pacers = jax.jit(self._pacer_days)
+        self._random = jax.jit(self._random_days)
+        self._constants = jax.jit(self._constant_days)
+
+    # The compiled functions take what varies (posterior, landscape, parameters) as arguments, so that markets of one
+    # shape share a compilation through the persistent cache.
+
+    def _masks(self, n: int) -> jax.Array:
+        return jnp.broadcast_to(self._mask, (n, self._mask.shape[0]))
+
+    def _paired_days(self, policy: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
+                     seeds: jax.Array, key: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
+        worlds = worlds_of(posterior, seeds)
+        n = seeds.shape[0]
+        both = jax.tree.map(lambda x: jnp.concatenate([x, x]), worlds)
+        masks = self._masks(n)
+
+        def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            move, log_prob = self._sample(policy, seen[:n], masks, key)
+            still = jnp.full((n,), self.schema.zero_move, move.dtype)
+            return jnp.concatenate([move, still]), jnp.concatenate([log_prob, jnp.zeros_like(log_prob)])
+
+        steps, last, last_hidden, truth, state = _decide_and_play(both, choose, landscape, params, self.schema, self._bank, key)
+        scale = jnp.maximum(steps.score[-1, n:], SCALE_FLOOR)
+        gain = (steps.score[:, :n] - steps.score[:, n:]) / scale
+        reward = jnp.diff(gain, axis=0, prepend=jnp.zeros((1, n)))
+
+        def whole(x: jax.Array, final: jax.Array) -> jax.Array:
+            return jnp.swapaxes(jnp.concatenate([x[:, :n], final[None, :n]]), 0, 1)
+
+        return {
+            "observation": whole(steps.observation, last), "hidden": whole(steps.hidden, last_hidden),
+            "action": steps.move[:, :n].T, "executed": steps.pace[:, :n].T, "log_prob": steps.log_prob[:, :n].T,
+            "reward": reward.T, "score": steps.score[-1, :n], "pacer_score": steps.score[-1, n:],
+            "spend": state.spent[:n], "impressions": state.impressions[:n], "clicks": state.clicks[:n],
+            "conversions": truth.conversions[:n],
+        }  # fmt: skip
+
+    def _mode_days(self, policies: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
+                   seeds: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
+        worlds = worlds_of(posterior, seeds)
+        masks = self._masks(seeds.shape[0])
+
+        def one(policy: object) -> dict[str, jax.Array]:
+            def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+                return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
+
+            _, _, _, truth, state = _decide_and_play(worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0))
+            return {"score": day_score(truth, state, worlds), "spend": state.spent, "conversions": truth.conversions}
+
+        return jax.lax.map(one, policies)
+
+    def _random_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
+        worlds = worlds_of(posterior, seeds)
+        logits = jnp.where(self._masks(seeds.shape[0]), 0.0, -jnp.inf)
+
+        def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
+
+        _, _, _, truth, state = _decide_and_play(worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(1))
+        return day_score(truth, state, worlds)
+
+    def _pacer_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
+        return pacer_scores(worlds_of(posterior, seeds), landscape, params, self._bank)
+
+    def _constant_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
+        return constant_scores(worlds_of(posterior, seeds), landscape, params, self._bank)
+
+    def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
+        """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world."""
+        got = jax.device_get(self._paired(policy, self.posterior, self._landscape, self._params, jnp.asarray(seeds), key))
+        b, t = got["reward"].shape
+        end = np.full((b, t), int(End.RUNNING), np.int8)
+        end[:, -1] = int(End.TERMINATED)
+        told = Provenance(
+            source=Source.SIMULATED, phase=self.phase, arm="agent", campaign="simulated", day=0, actor_hash=actor_hash,
+            pacer_hash=self.certified.hash, schema_hash=self.schema.hash, seed=int(seeds[0]), settled_at="simulated",
+        )  # fmt: skip
+        return EpisodeBatch(
+            observation=got["observation"], mask=np.broadcast_to(np.asarray(self._mask), (b, t + 1, len(self._mask))),
+            action=got["action"].astype(np.int32), executed=got["executed"], log_prob=got["log_prob"], reward=got["reward"],
+            end=end, valid=np.ones((b, t), bool), weight=np.ones(b, np.float32), segment=np.zeros((b, t), np.int32),
+            hidden=got["hidden"], spend=got["spend"], value=got["conversions"], impressions=got["impressions"],
+            clicks=got["clicks"], conversions=got["conversions"], score=got["score"], matured=np.ones(b, np.float32),
+            sources=np.full(b, SOURCES.index(Source.SIMULATED), np.int8), provenance=(told,),
+        )  # fmt: skip
+
+    def scores(self, policies: object, seeds: np.ndarray) -> dict[str, np.ndarray]:
+        """Score, spend and expected conversions [P,n] of P stacked policies, by mode, on the worlds of `seeds`."""
+        return jax.device_get(self._modes(policies, self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
+
+    def pacer(self, certified: Certified, seeds: np.ndarray) -> np.ndarray:
+        """Scores [n] of a pacer by itself."""
+        landscape, params = float32(certified.landscape), float32(certified.params)
+        return np.asarray(self._pacers(self.posterior, landscape, params, jnp.asarray(seeds)))
+
+    def random(self, seeds: np.ndarray) -> np.ndarray:
+        """Scores [n] of moves drawn alike from all allowed ones."""
+        return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
+
+    def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
+        """Scores [n] of the best constant bid in hindsight, per world. Users carry exposure over, so it is no
+        bound: a policy that rests its users may beat it."""
+        return np.asarray(self._constants(self.posterior, self._landscape, self._params, jnp.asarray(seeds))).max(axis=0)
+
+
+@jax.jit
+def score_pacers(posterior: Posterior, landscape: Landscape, candidates: PacerParams, seeds: jax.Array) -> jax.Array:
+    """Scores [P,n] of P candidate parameter sets (leading axis of each field), the p-th on the worlds of seeds[p]."""
+    bank = auctions_bank()
+
+    def one(pair: tuple[PacerParams, jax.Array]) -> jax.Array:
+        return pacer_scores(worlds_of(posterior, pair[1]), landscape, pair[0], bank)
+
+    return jax.lax.map(one, (candidates, seeds))
+
+
+__all__ = ["HIDDEN", "CampaignMarket", "Certified", "score_pacers"]

@@ -1,0 +1,451 @@
+"""The sandbox's world: users who tire, rival advertisers with purses, and auctions one by one.
+
+It models single auctions of single users, not averages. Every number is a pure function of the seed and
+of the bids played: randomness is counter based (Philox, keyed by a hash of what it is for), so it does not
+depend on the order of calls, on other campaigns or on restarts. It refuses to know HTTP, SQL and the
+client's own model of a market. Prices inside are floats in currency units per impression; what is
+charged is whole micros.
+
+A market has hourly traffic with two peaks, a weekday factor, a daily shock and a slow drift of volume, a
+daily shock and an hourly pattern of price, and four rivals. A campaign meets a random slice of the
+market's users, and each rival has a purse for each slice: campaigns never compete with each other.
+An auction is one visit of one user; the platform's click estimate pCTR is the user's propensity times the
+visit's noise. Rivals score it by their own values, correlated with the pCTR. Ours is bid x pCTR; the highest
+score wins and pays, per click, the price to beat over pCTR. A user shown many advertisements today
+converts less: the tiredness is each user's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaelp.core.errors import BadInput
+
+TICKS = 48
+"""Half hours in a day."""
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+RIVALS = 4
+USER_CLICK_SD = 0.6
+VISIT_CLICK_SD = 0.5
+CLICK_SD = math.hypot(USER_CLICK_SD, VISIT_CLICK_SD)
+USER_CONVERSION_SD = 0.4
+USER_ACTIVITY_SD = 0.5
+SHARES = 1 << 14
+"""A visit belongs to one of so many equal shares, dealt out to users by how active they are."""
+RIVAL_VALUE_SD = 0.7
+RIVAL_CLICK_CORRELATION = 0.5
+RIVAL_PACING_GAIN = 2.0
+RESERVE_SHARE = 0.1
+"""The reserve, as a share of the market's price level."""
+
+DAY_VOLUME_SD = 0.2
+DAY_PRICE_SD = 0.25
+DRIFT_DECAY, DRIFT_SD = 0.9, 0.05
+
+TIREDNESS_DECAY = 0.5 ** (1 / 10)
+"""Tiredness halves in ten half hours without an impression."""
+CLICK_TIRING = 0.02
+AWARENESS = 0.1
+
+DELAY_MEAN = 10
+DELAY_MAX = 96
+"""Half hours from a click to the report of its conversion, at most; two days."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a sandbox is made of, beside its seed; stored with it and not changed afterwards.
+
+    markets: how many, named m0, m1, ... auctions_per_day: a campaign's eligible auctions on a plain day.
+    users: in a campaign's slice. over_delivery: documented bound on a day's charge over its budget.
+    tiring: log fall of the conversion rate per unit of tiredness (one impression, fresh).
+    """
+
+    seed: int
+    markets: int = 8
+    auctions_per_day: int = 12_000
+    users: int = 600
+    over_delivery: int = 2
+    tiring: float = 0.25
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise BadInput(f"seed must be a whole number, got {self.seed!r}.")
+        for name in ("markets", "auctions_per_day", "users", "over_delivery"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise BadInput(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+        if not (math.isfinite(self.tiring) and self.tiring >= 0):
+            raise BadInput(f"tiring must be a finite number of at least 0, got {self.tiring!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """One market for good: its tides, prices and rivals.
+
+    traffic[48] sums to 1; weekday[7] factors on volume; price_hour[48] log price pattern, mean 0;
+    price_level: currency units per impression; click_rate, conversion_rate: user averages;
+    rival_strength[R]: log value against the level; rival_budget[R]: currency units per day and slice;
+    rival_paces[R]: whether it spreads its purse over the day, or spends until broke.
+    """
+
+    name: str
+    traffic: Floats
+    weekday: Floats
+    price_hour: Floats
+    price_level: float
+    click_rate: float
+    conversion_rate: float
+    rival_strength: Floats
+    rival_budget: Floats
+    rival_paces: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """The users one campaign meets: log_click[users], conversion[users]; visitor[SHARES] tells whose visit it is."""
+
+    log_click: Floats
+    conversion: Floats
+    visitor: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auctions:
+    """One campaign's auctions of one day, in order of arrival; what happens without any bid of ours.
+
+    start[49]: first auction of each half hour; user[n]; click_estimate[n], the pCTR; rival_score[R,n] in
+    currency units per impression before pacing; luck[3,n] uniforms for click, conversion and delay;
+    delivery_limit in [1, over_delivery]: this day's charge may reach that many times the budget.
+    """
+
+    market: Market
+    slice: Slice
+    tiring: float
+    start: tuple[int, ...]
+    elapsed: tuple[float, ...]
+    user: Counts
+    click_estimate: Floats
+    rival_score: Floats
+    luck: Floats
+    delivery_limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayState:
+    """Where a campaign's day stands before half hour `tick`.
+
+    tiredness[users], impressions today[users], rival_spent[R] (currency units), spent_micros, arrivals[48]:
+    conversions of today's clicks by the half hour at whose end they are reported.
+    """
+
+    tick: int
+    tiredness: Floats
+    exposures: Counts
+    rival_spent: Floats
+    spent_micros: int
+    arrivals: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One campaign's half hour. The last three are the truth behind it, for tests and set-up only.
+
+    expected_cost (currency units) and expected_conversions average over clicks and conversions, given
+    the impressions; unexposed_conversions is the same had nobody tired.
+    """
+
+    eligible: int
+    impressions: int
+    clicks: int
+    cost_micros: int
+    conversions: int
+    conversions_so_far: int
+    expected_cost: float
+    expected_conversions: float
+    unexposed_conversions: float
+
+
+def generator(*key: object) -> np.random.Generator:
+    """The random stream that belongs to `key` (seed, purpose, numbers): the same today and after a restart."""
+    digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
+
+
+@lru_cache(maxsize=64)
+def draw_market(settings: Settings, index: int) -> Market:
+    """Market number `index` of this seed."""
+    rng = generator(settings.seed, "market", index)
+    hours = np.arange(TICKS) / 2
+    peaks = rng.normal([10.5, 20.0], 0.7)
+    heights = rng.uniform([0.7, 1.0], [1.1, 1.5])
+    tide = 0.25 + sum(
+        h * np.exp(-0.5 * ((hours - p) / 2.6) ** 2) for h, p in zip(heights, peaks, strict=True)
+    )
+    price_hour = 0.2 * np.sin(2 * np.pi * (hours - rng.uniform(6, 12)) / 24) + rng.normal(0, 0.05, TICKS)
+    level = 0.00125 * math.exp(rng.uniform(-0.25, 0.25))
+    strength = rng.normal(0, 0.15, RIVALS)
+    purse = level * settings.auctions_per_day * 0.34 * np.exp(strength + rng.normal(0, 0.4, RIVALS))
+    return Market(
+        name=f"m{index}",
+        traffic=tide / tide.sum(),
+        weekday=np.array([1.03, 1.05, 1.04, 1.02, 1.0, 0.9, 0.96]) * np.exp(rng.normal(0, 0.03, 7)),
+        price_hour=price_hour - price_hour.mean(),
+        price_level=level,
+        click_rate=0.045 * math.exp(rng.uniform(-0.1, 0.1)),
+        conversion_rate=0.3 * math.exp(rng.uniform(-0.15, 0.15)),
+        rival_strength=strength,
+        rival_budget=purse,
+        rival_paces=np.arange(RIVALS) % 2 == 0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """What a day brings to every campaign of a market: log_price, and volume[48], a factor."""
+
+    log_price: float
+    volume: Floats
+
+
+def weather(settings: Settings, market: int, day: int) -> Weather:
+    """The market's shocks of that day; day 0 is a Monday."""
+    rng = generator(settings.seed, "weather", market, day)
+    shock = rng.normal(-0.5 * DAY_VOLUME_SD**2, DAY_VOLUME_SD)
+    steps = rng.normal(0, DRIFT_SD, TICKS)
+    log_price = rng.normal(0, DAY_PRICE_SD)
+    drift = np.empty(TICKS)
+    level = 0.0
+    for t in range(TICKS):
+        level = DRIFT_DECAY * level + steps[t]
+        drift[t] = level
+    weekday = draw_market(settings, market).weekday[day % 7]
+    return Weather(log_price=float(log_price), volume=weekday * np.exp(shock + drift))
+
+
+PLAIN_WEATHER = Weather(log_price=0.0, volume=np.ones(TICKS))
+
+
+@lru_cache(maxsize=512)
+def draw_slice(settings: Settings, market: int, campaign: int) -> Slice:
+    """The users that campaign number `campaign` (its created_index) meets, the same on every day."""
+    rng = generator(settings.seed, "slice", market, campaign)
+    click, conversion, activity = rng.standard_normal((3, settings.users))
+    rate = draw_market(settings, market).conversion_rate
+    visits = np.cumsum(np.exp(USER_ACTIVITY_SD * activity))
+    # A table of equal shares is read ten times faster than the cumulative shares are searched.
+    visitor = np.searchsorted(visits / visits[-1], (np.arange(SHARES) + 0.5) / SHARES)
+    return Slice(
+        log_click=USER_CLICK_SD * click,
+        conversion=np.minimum(
+            0.9, rate * np.exp(USER_CONVERSION_SD * conversion - 0.5 * USER_CONVERSION_SD**2)
+        ),
+        visitor=visitor,
+    )
+
+
+def draw_auctions(settings: Settings, market: int, campaign: int, day: int, sky: Weather) -> Auctions:
+    """The auctions that campaign number `campaign` could enter on `day` under that weather."""
+    ours = draw_market(settings, market)
+    users = draw_slice(settings, market, campaign)
+    rng = generator(settings.seed, "auctions", market, campaign, day)
+    volume = settings.auctions_per_day * ours.traffic * sky.volume
+    counts = rng.poisson(volume)
+    delivery_limit = 1.0 + (settings.over_delivery - 1.0) * rng.random() ** 6
+    start = (0, *np.cumsum(counts).tolist())
+    n = start[-1]
+    user = users.visitor[rng.integers(0, SHARES, n)]
+    noise = rng.standard_normal((1 + RIVALS, n))
+    log_click = users.log_click[user] + VISIT_CLICK_SD * noise[0]
+    own = math.sqrt(1 - RIVAL_CLICK_CORRELATION**2)
+    level = math.log(ours.price_level) + sky.log_price + np.repeat(ours.price_hour, counts)
+    appeal = level + (RIVAL_VALUE_SD * RIVAL_CLICK_CORRELATION / CLICK_SD) * log_click
+    value = appeal + ours.rival_strength[:, None] + (RIVAL_VALUE_SD * own) * noise[1:]
+    return Auctions(
+        market=ours,
+        slice=users,
+        tiring=settings.tiring,
+        start=start,
+        elapsed=(0.0, *np.cumsum(ours.traffic).tolist()),
+        user=user,
+        click_estimate=np.minimum(0.9, ours.click_rate * np.exp(log_click - 0.5 * CLICK_SD**2)),
+        rival_score=np.exp(value),
+        luck=rng.random((3, n)),
+        delivery_limit=delivery_limit,
+    )
+
+
+def open_day(auctions: Auctions) -> DayState:
+    """Midnight: nobody is tired and every rival's purse is full."""
+    users = len(auctions.slice.conversion)
+    return DayState(
+        tick=0,
+        tiredness=np.zeros(users),
+        exposures=np.zeros(users, np.int64),
+        rival_spent=np.zeros(RIVALS),
+        spent_micros=0,
+        arrivals=np.zeros(TICKS, np.int64),
+    )
+
+
+def rival_pace(market: Market, spent: Floats, elapsed: float) -> Floats:
+    """Each rival's factor on its scores: 0 when broke; those who pace shade when ahead of the day."""
+    share = spent / market.rival_budget
+    ahead = np.minimum(np.maximum(RIVAL_PACING_GAIN * (elapsed - share), -0.7), 0.7)
+    return np.exp(ahead * market.rival_paces) * (share < 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A half hour's outcome, and where the day stands after it."""
+
+    state: DayState
+    outcome: Outcome
+
+
+def play_tick(auctions: Auctions, state: DayState, bid_micros: int, limit_micros: int) -> Played:
+    """Play the half hour `state.tick` with our bid per click and today's limit on our charges, in micros.
+
+    Bid 0 stands for a campaign that does not take part: nothing is eligible and only the rivals play.
+    The charge that would pass the limit is cut to what is left, and the campaign is out for the day.
+    Tiredness counts the impressions of earlier half hours; rivals look at their purses once each half hour.
+    """
+    market, tick = auctions.market, state.tick
+    span = slice(auctions.start[tick], auctions.start[tick + 1])
+    pctr = auctions.click_estimate[span]
+    pace = rival_pace(market, state.rival_spent, auctions.elapsed[tick])
+    scores = auctions.rival_score[:, span] * pace[:, None]
+    strongest = scores.argmax(axis=0)
+    scores.sort(axis=0)
+    second, best = scores[-2:]
+    reserve = RESERVE_SHARE * market.price_level
+    price = np.maximum(best, reserve)
+    left = limit_micros - state.spent_micros
+    score = pctr * (bid_micros / 1e6 if left > 0 else 0.0)
+    won = (score >= price).nonzero()[0]
+    user = auctions.user[span][won]
+    luck = auctions.luck[:, span]
+    tired = state.tiredness[user]
+    click_rate = pctr[won] * np.exp(-CLICK_TIRING * tired)
+    clicked = (luck[0, won] < click_rate).nonzero()[0]
+    per_click = np.minimum(np.floor(1e6 * price[won] / pctr[won]), bid_micros)
+    charges = per_click[clicked].astype(np.int64)
+    total = charges.cumsum()
+    cost = int(total[-1]) if len(total) else 0
+    if cost >= left and len(total):
+        last = int(np.searchsorted(total, left))
+        won, user, tired = (x[: clicked[last] + 1] for x in (won, user, tired))
+        click_rate, per_click = click_rate[: clicked[last] + 1], per_click[: clicked[last] + 1]
+        score = np.where(np.arange(len(score)) <= won[-1], score, 0.0)
+        clicked, cost = clicked[: last + 1], left
+    fresh_rate = auctions.slice.conversion[user]
+    aware = 1.0 + AWARENESS * np.tanh(state.exposures[user] / 5.0)
+    rate = np.minimum(1.0, fresh_rate * np.exp(-auctions.tiring * tired) * aware)
+    where = won[clicked]
+    converted = luck[1, where] < rate[clicked]
+    conversions = int(converted.sum())
+    arrivals = state.arrivals
+    if conversions:
+        due = tick + delays(luck[2, where[converted]])
+        arrivals = arrivals + np.bincount(due[due < TICKS], minlength=TICKS)
+    lost = best >= reserve
+    lost[won] = False
+    paid = np.maximum(np.maximum(second, score), reserve)[lost]
+    shown = np.bincount(user, minlength=len(state.tiredness))
+    after = DayState(
+        tick=tick + 1,
+        tiredness=TIREDNESS_DECAY * (state.tiredness + shown),
+        exposures=state.exposures + shown,
+        rival_spent=state.rival_spent + np.bincount(strongest[lost], weights=paid, minlength=RIVALS),
+        spent_micros=state.spent_micros + cost,
+        arrivals=arrivals,
+    )
+    return Played(
+        after,
+        Outcome(
+            eligible=len(pctr) if bid_micros else 0,
+            impressions=len(won),
+            clicks=len(clicked),
+            cost_micros=cost,
+            conversions=conversions,
+            conversions_so_far=int(arrivals[: tick + 1].sum()),
+            expected_cost=float(click_rate @ per_click) / 1e6,
+            expected_conversions=float(click_rate @ rate),
+            unexposed_conversions=float(click_rate @ fresh_rate),
+        ),
+    )
+
+
+def delays(uniform: Floats) -> Counts:
+    """Half hours until a conversion is reported: geometric with mean 10, from 1, cut at 96."""
+    geometric = np.ceil(np.log1p(-uniform) / math.log1p(-1 / DELAY_MEAN))
+    return np.clip(geometric, 1, DELAY_MAX).astype(np.int64)
+
+
+def simulate_day(auctions: Auctions, bids_micros: Sequence[int], budget_micros: int) -> tuple[Outcome, ...]:
+    """A whole day of one campaign alone, with 48 bids and the day's delivery limit on the budget.
+
+    For tests and for setting up the account; nothing of it is reachable over HTTP.
+    """
+    limit = spend_limit(auctions, budget_micros)
+    state, outcomes = open_day(auctions), []
+    for bid in bids_micros:
+        played = play_tick(auctions, state, bid, limit)
+        state = played.state
+        outcomes.append(played.outcome)
+    return tuple(outcomes)
+
+
+def spend_limit(auctions: Auctions, highest_budget_micros: int) -> int:
+    """The most this campaign is charged today, in micros: at most over_delivery x the day's highest budget."""
+    return int(highest_budget_micros * auctions.delivery_limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerCampaign:
+    """What the account's owner set up in one market before anybody else came."""
+
+    market: str
+    daily_budget_micros: int
+    bid_micros: int
+    target_cpa_micros: int
+
+
+def owner_campaign(settings: Settings, market: int) -> OwnerCampaign:
+    """The owner's campaign: a budget, a rough bid, and a target near the cost per conversion at that budget.
+
+    The landing bid spends the budget on a plain day of a slice of its own. The target is the cost per
+    conversion there times exp(U(-0.35, 0.15)), so that it binds in most markets; the bid is the landing
+    bid times exp(N(0, 0.15)).
+    """
+    rng = generator(settings.seed, "owner", market)
+    budget = round(float(rng.uniform(4.0, 8.0)), 2)
+    squeeze, roughness = math.exp(rng.uniform(-0.35, 0.15)), math.exp(rng.normal(0, 0.15))
+    auctions = draw_auctions(settings, market, -1, 0, PLAIN_WEATHER)
+    low, high = math.log(1e-3), math.log(1.0)
+    for _ in range(8):
+        middle = 0.5 * (low + high)
+        spent = sum(o.expected_cost for o in _unlimited(auctions, math.exp(middle)))
+        low, high = (low, middle) if spent > budget else (middle, high)
+    landing = math.exp(0.5 * (low + high))
+    outcomes = _unlimited(auctions, landing)
+    cpa = sum(o.expected_cost for o in outcomes) / sum(o.expected_conversions for o in outcomes)
+    return OwnerCampaign(
+        market=f"m{market}",
+        daily_budget_micros=round(budget * 1e6),
+        bid_micros=round(landing * roughness * 1e3) * 1000,
+        target_cpa_micros=round(cpa * squeeze * 1e3) * 1000,
+    )
+
+
+def _unlimited(auctions: Auctions, bid: float) -> tuple[Outcome, ...]:
+    return simulate_day(auctions, [round(bid * 1e6)] * TICKS, 10**12)

@@ -1,0 +1,174 @@
+"""The gate table: every ruling that lets a run take its next step, each a pure function of evidence."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gaelp.core.errors import BadInput
+from gaelp.core.verdict import FAIL, PASS, WAIT, Ruling, Verdict
+
+
+class Ruled(Protocol):
+    """Any finding with a ruling and its reason: a Verdict, or a verdict on learning."""
+
+    @property
+    def ruling(self) -> Ruling: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class OffPolicy(Protocol):
+    """An off-policy estimate with the figures that say how far it may be trusted."""
+
+    @property
+    def episodes(self) -> int: ...
+    @property
+    def estimate(self) -> float: ...
+    @property
+    def standard_error(self) -> float: ...
+    @property
+    def ess(self) -> float: ...
+    @property
+    def ess_share(self) -> float: ...
+    @property
+    def final_mean_weight(self) -> float: ...
+    @property
+    def worst_z(self) -> float: ...
+
+
+class PlaceboResult(Protocol):
+    """The behaviour policy judged against itself."""
+
+    @property
+    def estimate(self) -> float: ...
+    @property
+    def empirical_mean(self) -> float: ...
+    @property
+    def exact(self) -> bool: ...
+
+
+def simulation_gate(learning: Ruled) -> Verdict:
+    """simulation -> historical: the agent learned, in worlds it was not trained in."""
+    return Verdict(learning.ruling, "simulation_gate", f"learning verification: {learning.reason}")
+
+
+def historical_gate(
+    ope: OffPolicy | None, placebo: PlaceboResult | None, propensity_fault: str | None
+) -> Verdict:
+    """historical -> real_testing: WAIT, or FAIL for a broken log or estimator; nothing here may PASS.
+
+    propensity_fault: the sentence that says which logged probability is missing or impossible, or None; with
+    one, `ope` and `placebo` may be None, because nothing could be computed.
+    """
+    rule = "historical_gate"
+    if propensity_fault is not None:
+        return Verdict(FAIL, rule, f"the log's probabilities cannot be used: {propensity_fault}")
+    if ope is None or placebo is None:
+        raise BadInput(
+            "the historical gate needs the estimate and the placebo when no propensity is at fault."
+        )
+    if not placebo.exact:
+        return Verdict(
+            FAIL,
+            rule,
+            f"the placebo failed: behaviour against itself gives {placebo.estimate!r}, the log's mean is "
+            f"{placebo.empirical_mean!r}.",
+            {"placebo": placebo.estimate, "empirical_mean": placebo.empirical_mean},
+        )
+    return Verdict(
+        WAIT,
+        rule,
+        f"off-policy bounds that may pass are not built yet; effective sample size {ope.ess:.1f} of "
+        f"{ope.episodes} episodes, mean weight {ope.final_mean_weight:.3f} (1 expected, worst z {ope.worst_z:.1f}).",
+        {
+            "episodes": ope.episodes,
+            "estimate": ope.estimate,
+            "standard_error": ope.standard_error,
+            "ess": ope.ess,
+            "ess_share": ope.ess_share,
+            "mean_weight": ope.final_mean_weight,
+            "worst_z": ope.worst_z,
+        },
+    )
+
+
+def live_gate(phase: str, agent_unit_days: int, control_unit_days: int) -> Verdict:
+    """Leaving a live phase on statistical evidence: WAIT, because no live bound is built yet."""
+    return Verdict(
+        WAIT,
+        "live_gate",
+        f"live statistical gates are not built yet; {phase} has {agent_unit_days} unit-days of the agent and "
+        f"{control_unit_days} of control.",
+        {"phase": phase, "agent_unit_days": agent_unit_days, "control_unit_days": control_unit_days},
+    )
+
+
+def ramp_step_gate(
+    *,
+    days_played: int,
+    days_needed: int,
+    guard_tripped: Verdict | None,
+    learning: Ruled,
+    available_micros: int,
+    needed_micros: int,
+) -> Verdict:
+    """May the budget go up one step? Its days played, no guard tripped, LEARNING, a grant that covers it.
+
+    A tripped guard is FAIL (roll back); everything else that is missing is WAIT (hold), an agent that does
+    not learn included: more money would not teach it.
+    """
+    rule = "ramp_step_gate"
+    evidence: dict[str, object] = {
+        "days_played": days_played,
+        "days_needed": days_needed,
+        "learning": learning.ruling.name,
+        "available_micros": available_micros,
+        "needed_micros": needed_micros,
+    }
+    if guard_tripped is not None:
+        reason = f"guard {guard_tripped.rule} tripped: {guard_tripped.reason}"
+        return Verdict(FAIL, rule, reason, evidence | {"guard": guard_tripped.rule})
+    if learning.ruling is not PASS:
+        return Verdict(WAIT, rule, f"Agent not learning! The step is held: {learning.reason}", evidence)
+    if days_played < days_needed:
+        return Verdict(WAIT, rule, f"{days_played} of {days_needed} days played at this step.", evidence)
+    if available_micros < needed_micros:
+        reason = f"the next step needs {needed_micros} micros, {available_micros} are granted and free."
+        return Verdict(WAIT, rule, reason, evidence)
+    return Verdict(PASS, rule, f"{days_played} days played, no guard tripped, learning, granted.", evidence)
+
+
+def promotion_gate(judging: Ruled, certification: Ruled) -> Verdict:
+    """May a candidate become the actor? The judging worlds must pass it, certification must not fail it."""
+    rule = "promotion_gate"
+    evidence = {"judging": judging.ruling.name, "certification": certification.ruling.name}
+    if certification.ruling is FAIL:
+        return Verdict(FAIL, rule, f"certification failed: {certification.reason}", evidence)
+    if judging.ruling is not PASS:
+        return Verdict(judging.ruling, rule, f"judging worlds: {judging.reason}", evidence)
+    return Verdict(
+        PASS,
+        rule,
+        f"judging worlds passed, certification {certification.ruling.name}: {certification.reason}",
+        evidence,
+    )
+
+
+def may_continue(verdict: Verdict, *, declared: bool, sandbox: bool) -> Verdict:
+    """May the journey go on after this verdict?
+
+    PASS: yes. WAIT: only if the configuration says so in writing (`declared`) and the adapter's class
+    declares itself a sandbox (`sandbox`). FAIL: never.
+    """
+    evidence = {
+        "after": verdict.rule,
+        "ruling": verdict.ruling.name,
+        "declared": declared,
+        "sandbox": sandbox,
+    }
+    if verdict.ruling is PASS:
+        return Verdict(PASS, "may_continue", f"{verdict.rule} passed.", evidence)
+    if verdict.ruling is WAIT and declared and sandbox:
+        reason = f"{verdict.rule} waits; the configuration lets a sandbox journey go on: {verdict.reason}"
+        return Verdict(PASS, "may_continue", reason, evidence)
+    return Verdict(verdict.ruling, "may_continue", f"stopped by {verdict.rule}: {verdict.reason}", evidence)

@@ -1,0 +1,140 @@
+"""The gate table: WAIT is never dressed as a pass, and FAIL goes nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from gaelp.core.errors import BadInput
+from gaelp.core.verdict import FAIL, PASS, WAIT, Ruling, Verdict
+from gaelp.safety.gates import (
+    historical_gate,
+    live_gate,
+    may_continue,
+    promotion_gate,
+    ramp_step_gate,
+    simulation_gate,
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An off-policy result that could not look better."""
+
+    episodes: int = 10_000
+    estimate: float = 5.0
+    standard_error: float = 0.01
+    ess: float = 9_900.0
+    ess_share: float = 0.99
+    final_mean_weight: float = 1.0
+    worst_z: float = 0.1
+
+
+@dataclass(frozen=True)
+class PlaceboRun:
+    estimate: float = 1.25
+    empirical_mean: float = 1.25
+
+    @property
+    def exact(self) -> bool:
+        return self.estimate == self.empirical_mean
+
+
+def ruled(ruling: Ruling) -> Verdict:
+    return Verdict(ruling, "learning", f"it is {ruling.name}")
+
+
+def test_the_simulation_gate_repeats_what_learning_verification_says() -> None:
+    for ruling in Ruling:
+        assert simulation_gate(ruled(ruling)).ruling is ruling
+
+
+def test_the_historical_gate_waits_however_good_the_estimate_is_and_names_its_figures() -> None:
+    verdict = historical_gate(Estimate(), PlaceboRun(), None)
+    assert verdict.ruling is WAIT
+    assert "effective sample size 9900.0 of 10000 episodes" in verdict.reason
+    assert "mean weight 1.000" in verdict.reason
+
+
+def test_a_low_sample_or_a_mean_weight_off_one_waits_too() -> None:
+    poor = replace(Estimate(), ess=1.2, final_mean_weight=0.3, worst_z=-9.0)
+    assert historical_gate(poor, PlaceboRun(), None).ruling is WAIT
+
+
+def test_the_historical_gate_fails_for_broken_propensities_or_a_failed_placebo_alone() -> None:
+    fault = historical_gate(
+        None, None, "episode 3, step 0: the behaviour's log probability is missing (NaN)."
+    )
+    assert fault.ruling is FAIL
+    assert "episode 3, step 0" in fault.reason
+    assert historical_gate(Estimate(), PlaceboRun(estimate=1.2500001), None).ruling is FAIL
+    with pytest.raises(BadInput):
+        historical_gate(None, None, None)
+
+
+def test_the_live_gate_waits_and_says_why() -> None:
+    verdict = live_gate("scaled", 40, 12)
+    assert verdict.ruling is WAIT
+    assert "live statistical gates are not built yet" in verdict.reason
+    assert "40 unit-days" in verdict.reason
+
+
+READY: dict[str, Any] = {
+    "days_played": 3,
+    "days_needed": 3,
+    "guard_tripped": None,
+    "learning": ruled(PASS),
+    "available_micros": 100,
+    "needed_micros": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "ruling", "words"),
+    [
+        ({}, PASS, "3 days played"),
+        ({"days_played": 2}, WAIT, "2 of 3 days"),
+        ({"available_micros": 99}, WAIT, "needs 100 micros, 99"),
+        ({"learning": ruled(WAIT)}, WAIT, "Agent not learning!"),
+        ({"learning": ruled(FAIL)}, WAIT, "Agent not learning!"),
+        (
+            {"guard_tripped": Verdict(FAIL, "spend_velocity", "too fast")},
+            FAIL,
+            "guard spend_velocity tripped",
+        ),
+        ({"guard_tripped": Verdict(FAIL, "x", "y"), "days_played": 0}, FAIL, "guard x tripped"),
+    ],
+)
+def test_a_ramp_step_asks_its_days_no_guard_learning_and_its_grant(
+    change: dict[str, Any], ruling: Ruling, words: str
+) -> None:
+    verdict = ramp_step_gate(**READY | change)
+    assert verdict.ruling is ruling
+    assert words in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("judging", "certification", "ruling"),
+    [
+        (PASS, PASS, PASS), (PASS, WAIT, PASS), (PASS, FAIL, FAIL), (WAIT, PASS, WAIT),
+        (WAIT, FAIL, FAIL), (FAIL, WAIT, FAIL), (FAIL, PASS, FAIL),
+    ],
+)  # fmt: skip
+def test_promotion_needs_the_judging_worlds_and_no_failed_certification(
+    judging: Ruling, certification: Ruling, ruling: Ruling
+) -> None:
+    assert promotion_gate(ruled(judging), ruled(certification)).ruling is ruling
+
+
+@pytest.mark.parametrize("ruling", list(Ruling))
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_only_a_declared_wait_on_a_sandbox_goes_on_and_a_fail_never(
+    ruling: Ruling, declared: bool, sandbox: bool
+) -> None:
+    verdict = may_continue(ruled(ruling), declared=declared, sandbox=sandbox)
+    goes_on = ruling is PASS or (ruling is WAIT and declared and sandbox)
+    assert (verdict.ruling is PASS) == goes_on
+    assert goes_on or verdict.ruling is ruling
