@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.platforms.in_process import Sandbox, open_sandbox
 
 from gaelp.platforms.sandbox.world import Settings
-from tests.platforms.in_process import Sandbox, open_sandbox
 
 SMALL = Settings(seed=11, markets=2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -47,8 +47,16 @@ def total(outcomes: tuple[Outcome, ...], field: str) -> float:
     return sum(getattr(outcome, field) for outcome in outcomes)
 
 
-def auction_by_auction(ours: Auctions, bids: list[int], limit: int) -> list[tuple[int, int, int, int]]:
-    """Impressions, clicks, cost and conversions of each half hour, one auction after the other in plain Python."""
+@dataclass(frozen=True)
+class PlainDay:
+    """Impressions, clicks, cost and conversions of each half hour; what each rival has spent at the end."""
+
+    told: list[tuple[int, int, int, int]]
+    purse: list[float]
+
+
+def auction_by_auction(ours: Auctions, bids: list[int], limit: int) -> PlainDay:
+    """The day once more, one auction after the other in plain Python."""
     tired = [0.0] * len(ours.slice.conversion)
     seen = [0] * len(tired)
     purse = np.zeros(RIVALS)
@@ -78,7 +86,7 @@ def auction_by_auction(ours: Auctions, bids: list[int], limit: int) -> list[tupl
         tired = [0.5**0.1 * (t + s) for t, s in zip(tired, shown, strict=True)]
         seen = [a + b for a, b in zip(seen, shown, strict=True)]
         told.append((impressions, clicks, cost, conversions))
-    return told
+    return PlainDay(told, purse.tolist())
 
 
 @pytest.mark.parametrize("limit", [10**9, 300_000])
@@ -90,7 +98,9 @@ def test_a_day_equals_the_same_day_played_auction_by_auction(limit):
         played = play_tick(ours, state, bid, limit)
         state, o = played.state, played.outcome
         told.append((o.impressions, o.clicks, o.cost_micros, o.conversions))
-    assert told == auction_by_auction(ours, bids, limit)
+    plain = auction_by_auction(ours, bids, limit)
+    assert told == plain.told
+    assert state.rival_spent == pytest.approx(plain.purse)
     assert sum(clicks for _, clicks, _, _ in told) > 5
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,8 +81,10 @@ class RLTrainingEngine:
         self.terms = terms
         self._clock = clock
         self._coefficients = ppo.coefficients(self.config)
+        self._unanchored = ppo.coefficients(replace(self.config, anchor_kl=0.0))
         scaling = unscaled(schema.observation_size, hidden_width) if normaliser is None else normaliser
         self._state = ppo.init(self.config, schema, hidden_width, jax.random.key(seed), scaling)
+        self._names = tuple(named_arrays(self._state.agent))
         self._initial = self._state.policy
         self._promoted: Policy | None = None
         self._hashes = _hashes(self._state)
@@ -165,36 +166,38 @@ class RLTrainingEngine:
         batch.check(observation_size=self.schema.observation_size, action_size=self.schema.action_size)
         host = batch.to_numpy()
         experience = self._experience(host)
-        c = self._coefficients
-        if anchor is None:
-            c = eqx.tree_at(lambda c: c.anchor_kl, c, _NO_PULL)
         state, report = ppo.update(
-            self._state, experience, self._state.policy if anchor is None else anchor, c, num_epochs,
+            self._state,
+            experience,
+            self._state.policy if anchor is None else anchor,
+            self._unanchored if anchor is None else self._coefficients,
+            num_epochs,
             batch_size=batch_size,
-        )  # fmt: skip
-        told: Report = jax.device_get(report)
-        _refuse(told, self.config)
+        )
+        fetched: Report = jax.device_get(report)
+        told = dict(zip(ppo.SCALARS, fetched.scalars.tolist(), strict=True))
+        by_tensor = {
+            what: dict(zip(self._names, row, strict=True))
+            for what, row in zip(ppo.PER_TENSOR, fetched.per_tensor.tolist(), strict=True)
+        }
+        _refuse(told, fetched, self.config)
         hashes = _hashes(state)
         simulated = host.sources == SOURCES.index(Source.SIMULATED)
-        names = list(named_arrays(state.agent))
-        by_name = lambda numbers: {n: float(x) for n, x in zip(names, numbers, strict=True)}  # noqa: E731
+        moved, norm = by_tensor["weight_change"], by_tensor["weight_norm"]
         metrics = TrainingMetrics(
             algorithm="ppo",
             call=int(state.calls),
-            updates=int(told.updates),
+            updates=int(told["updates"]),
             transitions=host.transitions,
             simulated_transitions=int(host.valid[simulated].sum()),
             batch_size=batch_size,
             num_epochs=num_epochs,
             learning_rate=self.config.learning_rate,
-            weight_change=_change(told.weight_change, told.weight_norm),
-            weight_change_by_tensor={
-                n: _change(moved, norm)
-                for n, moved, norm in zip(names, told.weight_change, told.weight_norm, strict=True)
-            },
-            gradient_norm_before=by_name(told.gradient_norm_before),
-            gradient_norm_after=by_name(told.gradient_norm_after),
-            **{name: float(getattr(told, name)) for name in _TOLD},
+            weight_change=_change(math.hypot(*moved.values()), math.hypot(*norm.values())),
+            weight_change_by_tensor={name: _change(moved[name], norm[name]) for name in self._names},
+            gradient_norm_before=by_tensor["gradient_norm_before"],
+            gradient_norm_after=by_tensor["gradient_norm_after"],
+            **{name: told[name] for name in _TOLD},
             segment_shares=segment_shares(host.segment, host.weight, host.valid),
             mean_reward=float(host.reward[host.valid].mean(dtype=np.float64)),
             weights_hash_before=self._hashes.weights,
@@ -339,8 +342,6 @@ class _Hashes:
     actor: str
 
 
-_NO_PULL = np.float32(0.0)
-
 # Scalars that go from the report into the metrics under the same name.
 _TOLD = (
     "loss", "policy_loss", "value_loss", "privileged_value_loss", "entropy", "entropy_share", "anchor_kl",
@@ -349,29 +350,26 @@ _TOLD = (
 )  # fmt: skip
 
 
-def _refuse(told: Report, config: PPOConfig) -> None:
+def _refuse(told: Mapping[str, float], fetched: Report, config: PPOConfig) -> None:
     """Raise UnusableBatch when the call must not count; the caller still holds the old state."""
-    if not float(told.false_claim) <= FALSE_CLAIM:
+    if not told["false_claim"] <= FALSE_CLAIM:
         raise UnusableBatch(
-            f"log_prob: simulated episodes name the current weights as their actor, but their log-probabilities "
-            f"are off by up to {float(told.false_claim):.4g} (at most {FALSE_CLAIM})."
+            "log_prob: simulated episodes name the current weights as their actor, but their log-probabilities "
+            f"are off by up to {told['false_claim']:.4g} (at most {FALSE_CLAIM})."
         )
-    share = float(told.effective_sample_share)
-    if not share >= config.min_ess:
+    if not told["effective_sample_share"] >= config.min_ess:
         raise UnusableBatch(
-            f"log_prob: the effective sample is {share:.3g} of the logged transitions, below {config.min_ess:g}: "
-            "the policy is too far from the one that played."
+            f"log_prob: the effective sample is {told['effective_sample_share']:.3g} of the logged transitions, "
+            f"below {config.min_ess:g}: the policy is too far from the one that played."
         )
-    numbers = np.concatenate([told.gradient_norm_before, told.weight_change, [told.loss]])
-    if not np.isfinite(numbers).all():
+    if not (np.isfinite(fetched.scalars).all() and np.isfinite(fetched.per_tensor).all()):
         raise UnusableBatch(
-            "reward: a gradient or a weight became infinite or NaN; these numbers are too large."
+            "reward: a gradient or a weight became infinite or NaN, the numbers are too large."
         )
 
 
-def _change(moved: NDArray[np.floating], norm: NDArray[np.floating]) -> Change:
-    absolute, before = math.hypot(*np.atleast_1d(moved)), math.hypot(*np.atleast_1d(norm))
-    return Change(absolute, absolute / before if before > 0 else 0.0)
+def _change(moved: float, before: float) -> Change:
+    return Change(moved, moved / before if before > 0 else 0.0)
 
 
 def _weights(state: AgentState) -> Arrays:

@@ -136,28 +136,23 @@ class Experience(eqx.Module):
     claimed: Array
 
 
-class Report(eqx.Module):
-    """What a call measured: scalars, and vectors with one number per trainable tensor of the agent."""
+SCALARS = (
+    "loss", "policy_loss", "value_loss", "privileged_value_loss", "entropy", "entropy_share", "anchor_kl",
+    "approx_kl", "clip_fraction", "explained_variance", "effective_sample_share", "clipped_mass",
+    "false_claim", "min_update_change", "updates",
+)  # fmt: skip
+PARTS = SCALARS[:9]
+"""The scalars that each gradient step adds to; the report gives their means over the steps."""
 
-    loss: Array
-    policy_loss: Array
-    value_loss: Array
-    privileged_value_loss: Array
-    entropy: Array
-    entropy_share: Array
-    anchor_kl: Array
-    approx_kl: Array
-    clip_fraction: Array
-    explained_variance: Array
-    effective_sample_share: Array
-    clipped_mass: Array
-    false_claim: Array
-    gradient_norm_before: Array
-    gradient_norm_after: Array
-    weight_change: Array
-    weight_norm: Array
-    min_update_change: Array
-    updates: Array
+PER_TENSOR = ("gradient_norm_before", "gradient_norm_after", "weight_change", "weight_norm")
+
+
+class Report(eqx.Module):
+    """What a call measured, in two arrays so that it is fetched at once: scalars [15] in the order of
+    SCALARS, per_tensor [4, K] in that of PER_TENSOR, with one column for each tensor of the agent."""
+
+    scalars: Array
+    per_tensor: Array
 
 
 def optimiser() -> optax.GradientTransformation:
@@ -277,15 +272,11 @@ class _Rows(eqx.Module):
     valid: Array
 
 
-class _Judged(eqx.Module):
-    explained_variance: Array
-    effective_sample_share: Array
-    clipped_mass: Array
-    false_claim: Array
+def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficients) -> tuple[_Rows, Array]:
+    """Weigh and value every transition by the policy and the critics as they are when the call begins.
 
-
-def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficients) -> tuple[_Rows, _Judged]:
-    """Weigh and value every transition by the policy and the critics as they are when the call begins."""
+    Beside the rows: explained variance, effective sample share, clipped mass and false claim.
+    """
     observation = state.normaliser.observation(played.observation)
     hidden = state.normaliser.hidden(played.hidden)
     prox = dist.log_probabilities(forward(state.agent.actor, observation[:, :-1]), played.mask[:, :-1])
@@ -305,15 +296,13 @@ def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficient
     weight = jnp.broadcast_to(played.weight[:, None], played.valid.shape)
     foreign = jnp.where(jnp.any(played.valid & ~simulated), played.valid & ~simulated, played.valid)
     kept = jnp.minimum(ratio, c.rho_bar)
-    judged = _Judged(
-        explained_variance=_explained(found.target, value[:, :-1], played.valid),
-        effective_sample_share=jnp.sum(ratio * foreign) ** 2
-        / (jnp.sum(ratio**2 * foreign) * jnp.sum(foreign)),
-        clipped_mass=1.0 - jnp.sum(kept * played.valid) / jnp.sum(ratio * played.valid),
-        false_claim=jnp.max(
-            jnp.where(played.valid & played.claimed[:, None], jnp.abs(prox_log_prob - played.log_prob), 0.0)
-        ),
-    )
+    claims = played.valid & played.claimed[:, None]
+    judged = jnp.stack([
+        _explained(found.target, value[:, :-1], played.valid),
+        jnp.sum(ratio * foreign) ** 2 / (jnp.sum(ratio**2 * foreign) * jnp.sum(foreign)),
+        1.0 - jnp.sum(kept * played.valid) / jnp.sum(ratio * played.valid),
+        jnp.max(jnp.where(claims, jnp.abs(prox_log_prob - played.log_prob), 0.0)),
+    ])  # fmt: skip
     rows = _Rows(
         observation=observation[:, :-1], hidden=hidden[:, :-1], mask=played.mask[:, :-1], action=played.action,
         prox_log_prob=prox_log_prob, anchor_log_probs=anchored, importance=kept,
@@ -345,9 +334,8 @@ def _standardised(advantage: Array, weight: Array, valid: Array, simulated: Arra
 class _Tally(eqx.Module):
     """Sums over the gradient steps of a call."""
 
-    parts: dict[str, Array]
-    norm_before: Array
-    norm_after: Array
+    parts: Array
+    norms: Array
     min_change: Array
     updates: Array
 
@@ -364,26 +352,19 @@ class _Run(eqx.Module):
 
     @staticmethod
     def begin(state: AgentState) -> _Run:
-        zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-        tensors = jnp.zeros(len(jax.tree.leaves(state.agent)))
-        tally = _Tally(dict.fromkeys(_PARTS, zero), tensors, tensors, jnp.full((), jnp.inf), none)
+        none = jnp.zeros((), jnp.int32)
+        norms = jnp.zeros((2, len(jax.tree.leaves(state.agent))))
+        tally = _Tally(jnp.zeros(len(PARTS)), norms, jnp.full((), jnp.inf), none)
         return _Run(_flat(state.agent), state.optimiser, tally, none, none, jnp.zeros((), bool))
 
 
-_PARTS = (
-    "loss", "policy_loss", "value_loss", "privileged_value_loss", "entropy", "entropy_share", "anchor_kl",
-    "approx_kl", "clip_fraction",
-)  # fmt: skip
-
-
-def _loss(agent: Agent, rows: _Rows, c: Coefficients) -> tuple[Array, dict[str, Array]]:
-    """The loss over one minibatch and its parts. Means are over present rows, by fixed episode weights.
+def _loss(agent: Agent, rows: _Rows, c: Coefficients) -> tuple[Array, Array]:
+    """The loss over one minibatch, and PARTS. Means are over present rows, by fixed episode weights.
 
     The divisor is the number of rows and not the sum of their weights: a self-normalised mean would
     undo a little of every Horvitz-Thompson weight.
     """
     share = rows.valid / jnp.maximum(jnp.sum(rows.valid), 1)
-    weighted = share * rows.weight
     log_probs = dist.log_probabilities(forward(agent.actor, rows.observation), rows.mask)
     log_u = dist.log_prob_of(log_probs, rows.action) - rows.prox_log_prob
     u = jnp.exp(jnp.where(rows.valid, log_u, 0.0))
@@ -394,29 +375,17 @@ def _loss(agent: Agent, rows: _Rows, c: Coefficients) -> tuple[Array, dict[str, 
     value = forward(agent.critic, rows.observation)[:, 0]
     both = jnp.concatenate([rows.observation, rows.hidden], -1)
     privileged = forward(agent.privileged, both)[:, 0]
-    parts = {
-        "policy_loss": -jnp.sum(weighted * gain),
-        "value_loss": jnp.sum(weighted * (value - rows.target) ** 2),
-        "privileged_value_loss": jnp.sum(weighted * rows.simulated * (privileged - rows.target) ** 2),
-        "anchor_kl": jnp.sum(weighted * dist.kl(log_probs, rows.anchor_log_probs, rows.mask)),
-        "entropy": jnp.sum(weighted * entropy),
-    }
-    loss = (
-        parts["policy_loss"]
-        + c.value_coef * (parts["value_loss"] + parts["privileged_value_loss"])
-        + c.anchor_kl * parts["anchor_kl"]
-        - c.entropy * parts["entropy"]
-    )
-    most = jnp.sum(share * dist.largest_entropy(rows.mask))
-    told = {
-        "loss": loss,
-        **parts,
-        "entropy": jnp.sum(share * entropy),
-        "entropy_share": jnp.sum(share * entropy) / jnp.where(most > 0, most, 1.0),
-        "approx_kl": jnp.sum(share * ((u - 1.0) - jnp.where(rows.valid, log_u, 0.0))),
-        "clip_fraction": jnp.sum(share * (jnp.abs(u - 1.0) > c.clip)),
-    }
-    return loss, told
+    # Means by one small matrix product each: a dozen separate sums are a dozen kernels to launch.
+    losses = [-gain, (value - rows.target) ** 2, rows.simulated * (privileged - rows.target) ** 2]
+    pull = dist.kl(log_probs, rows.anchor_log_probs, rows.mask)
+    means = jnp.stack([*losses, pull, entropy]) @ (share * rows.weight)
+    loss = means @ jnp.stack([jnp.ones(()), c.value_coef, c.value_coef, c.anchor_kl, -c.entropy])
+    kl_of_move = (u - 1.0) - jnp.where(rows.valid, log_u, 0.0)
+    far = jnp.abs(u - 1.0) > c.clip
+    seen = jnp.stack([entropy, dist.largest_entropy(rows.mask), kl_of_move, far]) @ share
+    entropy_share = seen[0] / jnp.where(seen[1] > 0, seen[1], 1.0)
+    told = [loss, *means[:3], seen[0], entropy_share, means[3], *seen[2:]]
+    return loss, jnp.stack(told)
 
 
 def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Run:
@@ -432,18 +401,22 @@ def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Ru
     ]
     # Each network by its own norm: a critic that is far off must not shrink the actor's step.
     factors = [jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(n), 1e-15)) for n in norms]
-    clipped = jnp.concatenate([_flat(net) * f for net, f in zip(networks, factors, strict=True)])
-    direction, moments = optimiser().update(clipped, run.moments)
+    ends = np.cumsum([_flat(net).size for net in networks])
+    at = jnp.arange(ends[2])
+    factor = jnp.where(at < ends[0], factors[0], jnp.where(at < ends[1], factors[1], factors[2]))
+    direction, moments = optimiser().update(_flat(gradient) * factor, run.moments)
     change = -c.learning_rate * direction
+    before, after = (
+        jnp.concatenate(norms),
+        jnp.concatenate([n * f for n, f in zip(norms, factors, strict=True)]),
+    )
     tally = _Tally(
-        parts=jax.tree.map(jnp.add, run.tally.parts, parts),
-        norm_before=run.tally.norm_before + jnp.concatenate(norms),
-        norm_after=run.tally.norm_after
-        + jnp.concatenate([n * f for n, f in zip(norms, factors, strict=True)]),
+        parts=run.tally.parts + parts,
+        norms=run.tally.norms + jnp.stack([before, after]),
         min_change=jnp.minimum(run.tally.min_change, jnp.linalg.norm(change)),
         updates=run.tally.updates + 1,
     )
-    stopped = parts["approx_kl"] > 1.5 * c.target_kl
+    stopped = parts[PARTS.index("approx_kl")] > 1.5 * c.target_kl
     return _Run(run.weights + change, moments, tally, run.epoch, run.minibatch + 1, stopped)
 
 
@@ -473,19 +446,12 @@ def _kept(state: AgentState, run: _Run, simulated: Array) -> _Run:
     return _Run(weights, moments, run.tally, run.epoch, run.minibatch, run.stopped)
 
 
-def _report(before: AgentState, after: AgentState, run: _Run, judged: _Judged) -> Report:
+def _report(before: AgentState, after: AgentState, run: _Run, judged: Array) -> Report:
     steps = jnp.maximum(run.tally.updates, 1)
-    length = lambda tree: jnp.stack([jnp.linalg.norm(x.ravel()) for x in jax.tree.leaves(tree)])  # noqa: E731
+    ends = jnp.stack([run.tally.min_change, run.tally.updates.astype(jnp.float32)])
+    moved = jax.tree.map(jnp.subtract, after.agent, before.agent)
+    lengths = [jnp.linalg.norm(x.ravel()) for tree in (moved, before.agent) for x in jax.tree.leaves(tree)]
     return Report(
-        **{name: total / steps for name, total in run.tally.parts.items()},
-        explained_variance=judged.explained_variance,
-        effective_sample_share=judged.effective_sample_share,
-        clipped_mass=judged.clipped_mass,
-        false_claim=judged.false_claim,
-        gradient_norm_before=run.tally.norm_before / steps,
-        gradient_norm_after=run.tally.norm_after / steps,
-        weight_change=length(jax.tree.map(jnp.subtract, after.agent, before.agent)),
-        weight_norm=length(before.agent),
-        min_update_change=run.tally.min_change,
-        updates=run.tally.updates,
+        scalars=jnp.concatenate([run.tally.parts / steps, judged, ends]),
+        per_tensor=jnp.concatenate([run.tally.norms / steps, jnp.stack(lengths).reshape(2, -1)]),
     )

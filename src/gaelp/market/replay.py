@@ -92,7 +92,7 @@ class ReplayOptions:
     """The limits of a replay: one form of budget, and bounds on a bid.
 
     Either `episode_auctions` with `episode_budget` (every so many auctions a fresh budget; the last, shorter
-    episode gets a full one), or `budget` for the whole log, or `budget_fraction`, that share of the log's price
+    episode gets a full one), or `budget` for the log, or `budget_fraction`, that share of the whole log's price
     sum. Amounts are exact, in the log's unit. Raises BadInput unless there is one valid form of budget.
     """
 

@@ -232,11 +232,13 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with (
-            self._engine.connect().execution_options(gaelp_begin="BEGIN IMMEDIATE") as connection,
-            connection.begin(),
-        ):
-            yield connection
+        try:
+            with self._engine.connect().execution_options(gaelp_begin="BEGIN IMMEDIATE") as connection:
+                with connection.begin():
+                    yield connection
+        except sa.exc.OperationalError as error:
+            # Locked for longer than a writer waits, disk full, file gone: nothing was committed.
+            raise StoreError(f"cannot write to the store {self._engine.url!r}: {error.orig}.") from error
 
     def _bring_up_to_date(self) -> None:
         try:

@@ -74,7 +74,13 @@ _plays = Table(
     sqlite_with_rowid=False,
 )
 _WHICH = (_plays.c.campaign, _plays.c.day, _plays.c.tick)
-_COUNTS = (_plays.c.bid_micros, _plays.c.eligible, _plays.c.impressions, _plays.c.clicks, _plays.c.cost_micros)
+_COUNTS = (
+    _plays.c.bid_micros,
+    _plays.c.eligible,
+    _plays.c.impressions,
+    _plays.c.clicks,
+    _plays.c.cost_micros,
+)
 _KNOWN_AT_ONCE = (*_WHICH, *_COUNTS, _plays.c.conversions_so_far)
 _SETTLED = (*_WHICH, *_COUNTS, _plays.c.conversions)
 _report = select(*_KNOWN_AT_ONCE).where(

@@ -1,0 +1,264 @@
+"""The configuration: one frozen model, read from one TOML file; unknown keys are refused with a suggestion.
+
+Money is written in whole units as text or integers ("5.00") and becomes micros here. Nothing that could
+cause a spend has a default: phase limits and budgets must be written down by a person.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from gaelp.core.errors import BadInput, MoneyError, nearest
+from gaelp.core.money import parse_money
+
+
+def _micros(value: object) -> int:
+    if isinstance(value, str | int):
+        try:
+            return parse_money(value, "XXX").micros
+        except MoneyError as error:
+            raise ValueError(str(error)) from error
+    raise ValueError(f"write money as text or a whole number, not {value!r}: \"5.00\"")
+
+
+Micros = Annotated[int, BeforeValidator(_micros)]
+"""An amount in whole currency units in the file, integer micros in the model."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LearningConfig(_Part):
+    """How the agent trains; the engine's contract values are defaults."""
+
+    learning_rate: float = Field(3e-4, ge=0, le=1, allow_inf_nan=False)
+    hidden: tuple[int, ...] = (64, 64)
+    entropy: float = Field(0.01, ge=0, le=1, allow_inf_nan=False)
+    anchor_kl: float = Field(0.5, ge=0, le=100, allow_inf_nan=False)
+    min_ess: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)
+    simulated_per_real: int = Field(7, ge=0, le=64)
+    shuffle_rewards: bool = False
+    """The negative control: rewards are permuted before training, so nothing can be learned."""
+
+
+class HistoryConfig(_Part):
+    """The account's history under our pacer: dual-control warm-up days, then randomised days, split by time."""
+
+    warmup_days: int = Field(ge=4, le=60)
+    training_days: int = Field(ge=6, le=365)
+    selection_days: int = Field(ge=4, le=365)
+    certification_days: int = Field(ge=1, le=365)
+    keep: float = Field(0.65, gt=0, lt=1)
+    """Probability of the pacer's own move; the other allowed moves share the rest alike (the floor)."""
+
+    @property
+    def days(self) -> int:
+        return self.training_days + self.selection_days + self.certification_days
+
+
+class PlatformConfig(_Part):
+    """Which ad network. Only the sandbox exists so far."""
+
+    kind: Literal["sandbox"]
+    markets: int = Field(8, ge=1, le=8)
+    max_bid: Micros
+    """Guard: the most a bid may be, per click."""
+
+
+class Cadence(_Part):
+    """When a phase trains and how: every N episodes, batch_size transitions a minibatch, num_epochs passes."""
+
+    train_every: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    num_epochs: int = Field(ge=1)
+
+
+class SimulationConfig(Cadence):
+    """Worlds fitted on training days; judged in worlds fitted on selection days."""
+
+    train_every: int = 32
+    batch_size: int = 64
+    num_epochs: int = 4
+    episodes: int = Field(ge=1)
+    judging_worlds: int = Field(ge=32, le=65536)
+    budget_low: Micros
+    budget_high: Micros
+    checkpoint_every: int = Field(25, ge=1)
+    """Training calls between two checkpoints; what a crash can cost is re-played exactly."""
+
+
+class HistoricalConfig(Cadence):
+    """The logged episodes of the training days, once, off-policy; judged on the certification days."""
+
+    train_every: int = 16
+    batch_size: int = 32
+    num_epochs: int = 2
+
+
+class MoneyLimits(_Part):
+    """What a live phase may commit, at the platform's documented worst case. Every field must be written."""
+
+    per_episode: Micros
+    per_day: Micros
+    total: Micros
+    days: int = Field(ge=1)
+
+
+class RealTestingConfig(Cadence):
+    """Shadow days, then campaign-days on a small budget with a control arm run by the pacer."""
+
+    train_every: int = 8
+    batch_size: int = 16
+    num_epochs: int = 1
+    shadow_days: int = Field(ge=0)
+    play_days: int = Field(ge=1)
+    window_days: int = Field(ge=1)
+    daily_budget: Micros
+    agent_campaigns: int = Field(ge=1)
+    control_campaigns: int = Field(ge=1)
+    limits: MoneyLimits
+
+
+class RampStepConfig(_Part):
+    """One step of the ramp: budget of a campaign-day, days, campaigns by arm, and what it may commit."""
+
+    daily_budget: Micros
+    days: int = Field(ge=1)
+    agent_campaigns: int = Field(ge=1)
+    control_campaigns: int = Field(ge=1)
+    limits: MoneyLimits
+
+
+class ScaledConfig(Cadence):
+    """The ramp: budgets grow step by step, each with its own grant and approval."""
+
+    train_every: int = 16
+    batch_size: int = 32
+    num_epochs: int = 2
+    steps: tuple[RampStepConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rises(self) -> ScaledConfig:
+        budgets = [step.daily_budget for step in self.steps]
+        if budgets != sorted(budgets):
+            raise ValueError(f"the ramp's budgets must not fall, got {budgets} micros")
+        return self
+
+
+class GuardConfig(_Part):
+    """Bounds that a live day is held against; a smaller number is tighter."""
+
+    max_velocity_ratio: float = Field(1.5, gt=0, le=2.0, allow_inf_nan=False)
+    """Spend of a campaign-day at most this multiple of its daily budget (the platform may over-deliver twofold)."""
+
+
+class JourneyConfig(_Part):
+    """A whole journey through the four phases."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = Field(7, ge=0, lt=2**31)
+    algorithm: str = "ppo"
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    decisions_per_day: int = Field(6, ge=1, le=48)
+    profile: str = "focused"
+    continue_after_wait: bool = False
+    """Lets a journey on a sandbox go on after WAIT. Never after FAIL, and never on a real account."""
+    learning: LearningConfig = LearningConfig()  # type: ignore[call-arg]
+    history: HistoryConfig
+    platform: PlatformConfig
+    guards: GuardConfig = GuardConfig()  # type: ignore[call-arg]
+    simulation: SimulationConfig
+    historical: HistoricalConfig = HistoricalConfig()
+    real_testing: RealTestingConfig
+    scaled: ScaledConfig
+
+    @model_validator(mode="after")
+    def _known(self) -> JourneyConfig:
+        if self.algorithm != "ppo":
+            known = ("dqn", "sac")
+            why = "is not built yet" if self.algorithm in known else "is unknown"
+            raise ValueError(f"algorithm {self.algorithm!r} {why}: this version trains 'ppo' only")
+        if self.simulation.budget_high < self.simulation.budget_low:
+            raise ValueError("simulation.budget_high is below simulation.budget_low")
+        return self
+
+
+def read_config(path: Path) -> JourneyConfig:
+    """The journey in a TOML file. Raises BadInput with the file and the key that is wrong."""
+    if not path.is_file():
+        raise BadInput(f"no configuration file {path}.")
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}.") from error
+    return build_config(told, str(path))
+
+
+def build_config(told: dict[str, Any], where: str) -> JourneyConfig:
+    """Validate a journey given as plain values. Raises BadInput naming `where` and the first key that is wrong."""
+    try:
+        return JourneyConfig.model_validate(told)
+    except ValidationError as error:
+        raise BadInput(_sentence(error, where)) from error
+
+
+def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Apply `key=value` settings: a dotted path, or the bare name of a key that exists only once.
+
+    Values are read as TOML (`0`, `true`, `"text"`); a word that is no TOML value is taken as text.
+    """
+    out: dict[str, Any] = _copied(told)
+    paths = _leaves(JourneyConfig, ())
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key:
+            raise BadInput(f"--set takes key=value, got {assignment!r}.")
+        matches = [p for p in paths if ".".join(p) == key] or [p for p in paths if p[-1] == key]
+        if not matches:
+            raise BadInput(f"no setting {key!r}.{nearest(key, ['.'.join(p) for p in paths] + [p[-1] for p in paths])}")
+        if len(matches) > 1:
+            raise BadInput(f"{key!r} is ambiguous: one of {', '.join('.'.join(p) for p in matches)}.")
+        at = out
+        for part in matches[0][:-1]:
+            at = at.setdefault(part, {})
+        at[matches[0][-1]] = _value(text)
+    return out
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text  # fallback-allowed: a bare word is text, and the model judges whether text fits
+
+
+def _copied(told: dict[str, Any]) -> dict[str, Any]:
+    return {k: _copied(v) if isinstance(v, dict) else v for k, v in told.items()}
+
+
+def _leaves(model: type[BaseModel], path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += _leaves(kind, (*path, name))
+        else:
+            found.append((*path, name))
+    return found
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    # An unknown key is often a missing one misspelt, so it is told first.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location = ".".join(str(part) for part in first["loc"]) if first["loc"] else "the configuration"
+    if first["type"] == "extra_forbidden":
+        known = {p[-1] for p in _leaves(JourneyConfig, ())} | set(JourneyConfig.model_fields)
+        return f"{where}: unknown key {location}.{nearest(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"{where}: {location} is missing and has no default."
+    return f"{where}: {location}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})."

@@ -1,0 +1,175 @@
+"""A run: its configuration, store, files and latch, and the few verbs every stage shares. Imports no JAX."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from gaelp.core.config import JourneyConfig, build_config
+from gaelp.core.errors import BadInput, PhaseFailed
+from gaelp.core.schema import Schema, default_schema
+from gaelp.core.verdict import FAIL, Verdict
+from gaelp.platforms.sandbox.client import SandboxPlatform
+from gaelp.platforms.sandbox.process import SandboxProcess, ensure_running
+from gaelp.safety import latch
+from gaelp.safety.approvals import Binding
+from gaelp.safety.guards import not_halted
+from gaelp.store import checkpoints
+from gaelp.store.store import Store
+
+STORE_FILE = "gaelp.sqlite"
+POLL_S = 0.25
+OWNER_PREFIX = "acct/"
+
+
+class Progress(Protocol):
+    """Where a run shows how far it is; knows nothing of what it shows."""
+
+    def advance(self, stage: str, done: int, total: int, note: str) -> None:
+        """`done` of `total` of `stage`."""
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def advance(self, stage: str, done: int, total: int, note: str) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a live phase waits for: a grant that covers it, and a person's approval bound to exactly this."""
+
+    binding: Binding
+    loss_micros: int
+    """The most that can be lost with it."""
+
+
+Person = Callable[["Run", Wanted], None]
+"""Somebody who answers at once; the demo has one, a real run waits for the command line."""
+
+
+@dataclass
+class Run:
+    """One journey on disk: events in the store, arrays in `artifacts/`, the sandbox in `sandbox/`."""
+
+    run_id: str
+    home: Path
+    store: Store
+    config: JourneyConfig
+    progress: Progress = field(default_factory=Quiet)
+    person: Person | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self.home / self.run_id
+
+    @property
+    def artifacts(self) -> Path:
+        return self.directory / "artifacts"
+
+    @property
+    def schema(self) -> Schema:
+        return default_schema(self.config.decisions_per_day, self.config.profile)
+
+    @property
+    def prefix(self) -> str:
+        """What every campaign of this run is named by on its platform."""
+        return f"gaelp/{self.run_id}/"
+
+    def append(self, kind: str, payload: Mapping[str, object], ambient: Mapping[str, object] | None = None) -> None:
+        """One event in a transaction of its own."""
+        with self.store.transaction(self.run_id) as tx:
+            tx.append(kind, payload, ambient)
+
+    def found(self, kind: str, **where: object) -> list[Mapping[str, object]]:
+        """Payloads of all events of `kind` whose fields equal `where`, in order."""
+        events = (event.payload for event in self.store.events(self.run_id, [kind]))
+        return [told for told in events if all(told[key] == value for key, value in where.items())]
+
+    def halted(self) -> Verdict:
+        """The latch, as a guard."""
+        return not_halted(latch.read(self.directory))
+
+    def require_running(self) -> None:
+        """Raises PhaseFailed when somebody halted the run."""
+        verdict = self.halted()
+        if verdict.ruling is FAIL:
+            raise PhaseFailed(verdict.reason)
+
+    def save(self, arrays: Mapping[str, object], manifest: Mapping[str, object]) -> str:
+        """Store arrays by content; returns the hash that an event then names."""
+        return checkpoints.save(self.artifacts, arrays, manifest)  # type: ignore[arg-type]
+
+    def load(self, content_hash: object) -> checkpoints.Checkpoint:
+        """Arrays back, verified."""
+        return checkpoints.load(self.artifacts, str(content_hash))
+
+    def open_platform(self) -> tuple[SandboxPlatform, SandboxProcess]:
+        """The run's platform, started or found."""
+        process = ensure_running(self.directory / "sandbox", seed=self.config.seed, markets=self.config.platform.markets)
+        return SandboxPlatform(httpx.Client(base_url=process.base_url, timeout=30.0)), process
+
+    async def authorised(self, wanted: Wanted) -> None:
+        """Return when a grant covers `wanted` and its approval was given (and is now used up).
+
+        Waits without end: silence is no answer. Raises PhaseFailed when the run is halted meanwhile.
+        """
+        binding = wanted.binding
+        told = {
+            "phase": binding.phase, "step": binding.step, "limit_micros": binding.limit_micros,
+            "actor_hash": binding.actor_hash, "evidence_hash": binding.evidence_hash, "loss_micros": wanted.loss_micros,
+        }  # fmt: skip
+        if self.found("authorised", phase=binding.phase, step=binding.step):
+            return
+        if not self.found("authorisation_wanted", phase=binding.phase, step=binding.step):
+            self.append("authorisation_wanted", told)
+            if self.person is not None:
+                self.person(self, wanted)
+        while True:
+            self.require_running()
+            with self.store.transaction(self.run_id) as tx:
+                covered = tx.books.phase(binding.phase).available >= binding.limit_micros
+                if covered and tx.consume_approval(binding):
+                    tx.append("authorised", told)
+                    return
+            await asyncio.sleep(POLL_S)
+
+
+def evidence_hash(payloads: Sequence[Mapping[str, object]]) -> str:
+    """Identity of the evidence an approval is bound to."""
+    return hashlib.sha256(json.dumps(list(payloads), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def open_store(home: Path) -> Store:
+    """The store of a home that must exist already. Raises StoreError when there is none."""
+    return Store.existing(home / STORE_FILE)
+
+
+def begin_run(home: Path, told: dict[str, object], where: str) -> Run:
+    """Enter a new run with the journey `told` (plain values, checked). Its name is the journey's and a number."""
+    config = build_config(told, where)
+    home.mkdir(parents=True, exist_ok=True)
+    store = Store.open(home / STORE_FILE)
+    number = 1 + sum(record.run_id.rsplit("-", 1)[0] == config.name for record in store.runs())
+    run_id = f"{config.name}-{number}"
+    if (home / run_id).exists():
+        raise BadInput(f"{home / run_id} exists but is no run of the store: move it away.")
+    (home / run_id).mkdir()
+    store.create_run(run_id, {"journey": told})
+    return Run(run_id, home, store, config)
+
+
+def existing_run(home: Path, run_id: str | None) -> Run:
+    """A run by name, or the latest. Raises StoreError when there is none."""
+    store = open_store(home)
+    name = store.latest_run().run_id if run_id is None else run_id
+    told = store.config(name)
+    return Run(name, home, store, build_config(told["journey"], f"run {name}"))  # type: ignore[arg-type]
