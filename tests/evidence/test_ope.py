@@ -171,3 +171,9 @@ def test_shapes_that_differ_and_episodes_without_steps_are_refused() -> None:
     valid[2] = False
     with pytest.raises(BadInput, match="episode 2 has no valid step"):
         pdis(ones, ones, ones, valid)
+
+
+def test_policies_so_far_apart_that_the_weight_overflows_are_refused() -> None:
+    behaviour = np.full((2, 2), -400.0)
+    with pytest.raises(BadInput, match="episode 0, step 1: the importance weight is beyond"):
+        pdis(np.zeros((2, 2)), behaviour, np.zeros((2, 2)), np.ones((2, 2), bool))

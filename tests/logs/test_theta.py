@@ -78,6 +78,10 @@ def test_a_log_longer_than_a_block_comes_in_several_chunks(log):
             b"0 " + b"9" * 5000 + b" 0.1",
             f"the line is longer than {LONGEST_LINE} bytes, expected {COLUMNS}",
         ),
+        (
+            b"0 9999999999999999999 0.1",  # more than int64 holds
+            f"price is '9999999999999999999', expected a whole number from 0 to {HIGHEST_PRICE}",
+        ),
         (b"0 51 nan", "pCTR is 'nan', expected a number from 0 to 1"),
         (b"0 51 inf", "pCTR is 'inf', expected a number from 0 to 1"),
         (b"0 51 -0.1", "pCTR is '-0.1', expected a number from 0 to 1"),
@@ -102,6 +106,14 @@ def test_a_malformed_line_is_refused_by_file_and_line(log, line, complaint, bloc
 def test_of_two_bad_lines_the_first_is_named_although_only_the_second_breaks_the_grammar(log):
     with pytest.raises(BadInput, match=r"line 2: pCTR is '1\.5'"):
         rows(log(b"0 51 0.1\n0 51 1.5\nrubbish\n"))
+
+
+@pytest.mark.parametrize("block_bytes", [1000, 1 << 20])
+def test_the_longest_line_is_read_and_one_byte_more_refused(log, block_bytes):
+    line = b"0 51 0.1".ljust(LONGEST_LINE)
+    assert rows(log(line + b"\n"), block_bytes=block_bytes) == [(0, 51, 0.1)]
+    with pytest.raises(BadInput, match=f"line 1: the line is longer than {LONGEST_LINE} bytes"):
+        rows(log(line + b" \n"), block_bytes=block_bytes)
 
 
 def test_a_file_without_line_breaks_is_refused_before_it_is_read_whole(log):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -19,7 +21,7 @@ from gaelp.core.errors import BadInput, PlatformError
 from gaelp.platforms.sandbox.client import SandboxPlatform
 from gaelp.platforms.sandbox.lock import is_held
 from gaelp.platforms.sandbox.network import Network
-from gaelp.platforms.sandbox.process import STATE_FILE, SandboxProcess, ensure_running
+from gaelp.platforms.sandbox.process import DATABASE_FILE, STATE_FILE, SandboxProcess, ensure_running
 from gaelp.platforms.sandbox.server import Lifetime, build_app
 from gaelp.platforms.sandbox.world import Settings
 
@@ -96,13 +98,27 @@ def test_another_seed_or_a_broken_state_file_is_refused(running, tmp_path):
     state.write_text(kept)
 
 
-def test_a_start_that_fails_says_why(running, tmp_path):
-    (tmp_path / "net" / STATE_FILE).rename(tmp_path / "kept.json")
-    with pytest.raises(
-        PlatformError, match=r"did not start \(exit code 2\).*in use by another sandbox process"
+def test_a_start_that_fails_says_why(tmp_path):
+    with closing(Network(tmp_path / DATABASE_FILE, Settings(seed=6, markets=1))):
+        pass
+    with pytest.raises(PlatformError, match=r"did not start: .*seed=6.*not of.*seed=5.*\(exit code 2\)"):
+        ensure_running(tmp_path, seed=5, markets=1)
+
+
+def test_a_database_held_by_a_process_that_does_not_answer_is_not_started_twice(tmp_path):
+    with (
+        closing(Network(tmp_path / DATABASE_FILE, ONE)),
+        pytest.raises(PlatformError, match=r"did not answer within 0.1 s; see .*sandbox.log"),
     ):
-        ensure_running(tmp_path / "net", seed=5, markets=1)
-    (tmp_path / "kept.json").rename(tmp_path / "net" / STATE_FILE)
+        ensure_running(tmp_path, seed=5, markets=1, start_within_s=0.1)
+
+
+def test_two_starters_at_once_share_one_process(tmp_path):
+    with ThreadPoolExecutor(2) as starters:
+        found = [starters.submit(ensure_running, tmp_path, seed=5, markets=1, idle_s=60.0) for _ in range(2)]
+        first, second = (future.result() for future in found)
+    assert first == second
+    first.stop()
 
 
 def test_without_a_request_for_long_it_asks_to_be_stopped(tmp_path):

@@ -12,25 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaelp.core.errors import BadInput
-from gaelp.platforms.sandbox.world import (
+from gaelp.platforms.sandbox.auction import (
     CLICK_TIRING,
     DELAY_MAX,
-    PLAIN_WEATHER,
     RESERVE_SHARE,
-    RIVALS,
-    TICKS,
-    Auctions,
     Outcome,
-    Settings,
     delays,
-    draw_auctions,
-    draw_market,
     open_day,
-    owner_campaign,
     play_tick,
     rival_pace,
     simulate_day,
     spend_limit,
+)
+from gaelp.platforms.sandbox.owner import owner_campaign
+from gaelp.platforms.sandbox.world import (
+    PLAIN_WEATHER,
+    RIVALS,
+    TICKS,
+    Auctions,
+    Settings,
+    draw_auctions,
+    draw_market,
     weather,
 )
 

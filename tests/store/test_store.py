@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,6 +164,7 @@ def test_the_database_itself_refuses_to_change_what_was_written(
         ("UPDATE event SET kind = 'other' WHERE seq = 3", "event 3 .* was altered"),
         ("UPDATE event SET payload = 'no' WHERE seq = 3", "event 3 is not JSON"),
         ("UPDATE event SET hash = prev_hash WHERE seq = 3", "event 3 .* was altered"),
+        ("UPDATE event SET prev_hash = hash WHERE seq = 3", "event 3 .* was altered"),
         ("DELETE FROM event WHERE seq = 3", "event 3 is missing"),
         ("DELETE FROM event WHERE seq = 1", "event 1 is missing"),
         ("UPDATE event SET payload = (SELECT payload FROM event WHERE seq = 4) WHERE seq = 3", "event 3"),
@@ -177,6 +179,20 @@ def test_the_chain_names_the_first_event_somebody_touched(
         raw.execute("DROP TRIGGER event_refuses_delete")
         raw.execute(tampering)
     with pytest.raises(StoreError, match=sentence):
+        store.verify_chain("one")
+
+
+def test_an_event_that_was_forged_with_a_fitting_hash_is_found_at_the_next_one(
+    store: Store, path: Path
+) -> None:
+    tell(store, "one", 5)
+    prev = list(store.events("one"))[1].hash
+    forged = hashlib.sha256(f'{prev}\ntold\n{{"k":9}}'.encode()).hexdigest()
+    with sqlite3.connect(path) as raw:
+        raw.execute("DROP TRIGGER event_refuses_update")
+        raw.execute("UPDATE event SET payload = '{\"k\":9}', hash = ? WHERE seq = 3", (forged,))
+        raw.execute("UPDATE event SET prev_hash = ? WHERE seq = 4", (forged,))
+    with pytest.raises(StoreError, match=r"event 4 .* was altered"):
         store.verify_chain("one")
 
 
@@ -236,6 +252,7 @@ def test_a_charge_without_a_reservation_is_a_breach_recorded_once(store: Store) 
 
 
 def test_a_grant_given_through_another_opening_of_the_store_is_seen_at_once(store: Store, path: Path) -> None:
+    tell(store, "one", 1)
     with store.transaction("one") as tx:
         assert tx.reserve(LIMITS, ASK).rule == "grant"
     elsewhere = Store.existing(path)
@@ -263,7 +280,7 @@ def test_a_fresh_opening_folds_to_the_same_books(store: Store, path: Path) -> No
     again.close()
 
 
-def test_an_approval_is_used_once(store: Store) -> None:
+def test_an_approval_is_used_once(store: Store, path: Path) -> None:
     with store.transaction("one") as tx:
         assert tx.consume_approval(BINDING).ruling is WAIT
         tx.approve(Approval(BINDING, "ada"))
@@ -271,6 +288,9 @@ def test_an_approval_is_used_once(store: Store) -> None:
         assert tx.consume_approval(BINDING).ruling is PASS
     with store.transaction("one") as tx:
         assert tx.consume_approval(BINDING).ruling is WAIT
+    again = Store.existing(path)
+    assert again.unused_approvals("one") == ()
+    again.close()
     assert [e.kind for e in store.events("one")] == ["approved", "approval_consumed"]
 
 

@@ -242,11 +242,15 @@ class RLTrainingEngine:
             whole[:b] = x
             return whole
 
-        # Numbers of invalid transitions may be anything, also NaN, which times zero is still NaN.
-        state_ok = np.concatenate([host.valid[:, :1], host.valid], axis=1)
-        wiped = lambda x, ok: np.where(ok.reshape(ok.shape + (1,) * (x.ndim - 2)), x, 0)  # noqa: E731
+        # Numbers outside valid transitions may be anything, also NaN, which times zero is still NaN.
+        nothing = np.zeros((b, 1), np.bool_)
+        seen = np.concatenate([host.valid, nothing], 1) | np.concatenate([nothing, host.valid], 1)
+
+        def wiped(x: NDArray[np.generic], ok: NDArray[np.bool_]) -> NDArray[np.generic]:
+            return np.where(ok.reshape(ok.shape + (1,) * (x.ndim - 2)), x, 0)
+
         return Experience(
-            observation=padded(wiped(host.observation, state_ok), np.float32),
+            observation=padded(wiped(host.observation, seen), np.float32),
             mask=padded(host.mask, np.bool_),
             action=padded(wiped(host.action, host.valid), np.int32),
             log_prob=padded(wiped(host.log_prob, host.valid), np.float32),
@@ -254,7 +258,7 @@ class RLTrainingEngine:
             end=padded(host.end, np.int8),
             valid=padded(host.valid, np.bool_),
             weight=padded(host.weight, np.float32),
-            hidden=padded(wiped(hidden, state_ok), np.float32),
+            hidden=padded(wiped(hidden, seen), np.float32),
             simulated=padded(simulated, np.bool_),
             claimed=padded(np.broadcast_to(mine, (b,)) & simulated, np.bool_),
         )
@@ -324,7 +328,10 @@ class RLTrainingEngine:
         schema_hash = saved["schema_hash"].tobytes().decode()
         if schema_hash != self.schema.hash:
             raise BadInput(f"saved state: of schema {schema_hash!r}, the engine's is {self.schema.hash!r}.")
-        part = lambda what: {n[len(what) :]: a for n, a in saved.items() if n.startswith(what)}  # noqa: E731
+
+        def part(what: str) -> Arrays:
+            return {name[len(what) :]: array for name, array in saved.items() if name.startswith(what)}
+
         state = with_named_arrays(self._state, part("state."))
         initial = with_named_arrays(self._initial, part("initial."))
         promoted = part("promoted.")

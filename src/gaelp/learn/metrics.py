@@ -112,7 +112,7 @@ class WeightSnapshot:
                 "weights: these snapshots are of networks of different shapes, no distance is defined."
             )
         squares = (
-            np.sum((array.astype(np.float64) - other.arrays[name]) ** 2)
+            np.sum((array.astype(np.float64) - other.arrays[name].astype(np.float64)) ** 2)
             for name, array in self.arrays.items()
         )
         return float(np.sqrt(sum(squares)))

@@ -8,6 +8,7 @@ per-item encoder for accounts with many is not built.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -32,6 +33,8 @@ class Layer(eqx.Module):
 
 
 Layers = tuple[Layer, ...]
+
+Tree = TypeVar("Tree")
 
 
 def forward(layers: Layers, x: Array) -> Array:
@@ -93,13 +96,13 @@ def fresh_agent(
     )
 
 
-def named_arrays(tree: eqx.Module) -> dict[str, NDArray[np.generic]]:
+def named_arrays(tree: eqx.Module | Layers) -> dict[str, NDArray[np.generic]]:
     """Every array of a pytree on the host, under a dotted name such as `actor.0.weight`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {_dotted(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def with_named_arrays(tree: eqx.Module, arrays: Mapping[str, NDArray[np.generic]]) -> eqx.Module:
+def with_named_arrays(tree: Tree, arrays: Mapping[str, NDArray[np.generic]]) -> Tree:
     """The same pytree with its arrays replaced by those of the same names.
 
     Raises ShapeError when a name is missing or an array has another shape or type; further names are left alone.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gaelp.core.episode import EpisodeBatch
 from gaelp.core.errors import BadInput, ShapeError
-from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict
+from gaelp.core.verdict import FAIL, PASS, WAIT, Ruling, Verdict
 from gaelp.evidence.sequences import betting_interval
 from gaelp.learn.metrics import TrainingMetrics
 
@@ -44,9 +44,11 @@ class Evaluator(Protocol):
 
         Each is divided by the certified pacer's score in that world, on the same random numbers.
         """
+        ...
 
     def reference(self, name: str, seeds: NDArray[np.integer]) -> NDArray[np.floating]:
         """Scores [n], on the same scale and seeds, of 'pacer', 'retuned' or 'random'."""
+        ...
 
 
 class Depth(StrEnum):
@@ -294,8 +296,8 @@ def judge_mechanism(recorded: Recorded) -> Verdict:
         "played_hash": recorded.played_hash,
     }
 
-    def ruled(ruling: object, reason: str) -> Verdict:
-        return Verdict(ruling, "mechanism", reason, numbers)  # type: ignore[arg-type]
+    def ruled(ruling: Ruling, reason: str) -> Verdict:
+        return Verdict(ruling, "mechanism", reason, numbers)
 
     if recorded.judged_hash != trail.actor_hash:
         return ruled(FAIL, "the weights that were judged are not the weights that were trained.")
@@ -362,7 +364,7 @@ def judge_paired_return(trials: Trials, terms: Terms) -> Verdict:
     if open_ones:
         reason = f"{_told(open_ones[0], found)}: {len(trials.seeds)} seeds do not settle it."
         return Verdict(WAIT, "paired_return", reason, numbers)
-    return Verdict(PASS, "paired_return", f"{_told('pacer', found)}; no reference stands.", numbers)
+    return Verdict(PASS, "paired_return", f"{_told('pacer', found)}; every requirement is met.", numbers)
 
 
 def _told(name: str, found: Mapping[str, Comparison]) -> str:
@@ -392,8 +394,8 @@ def judge_random_walk(trials: Trials) -> Verdict:
 
 
 def random_walks(
-    start: Mapping[str, NDArray[np.floating]],
-    now: Mapping[str, NDArray[np.floating]],
+    start: Mapping[str, NDArray[np.generic]],
+    now: Mapping[str, NDArray[np.generic]],
     rng: np.random.Generator,
 ) -> list[dict[str, NDArray[np.float32]]]:
     """19 sets of weights `start + u`, u in a random direction, as long in every tensor as `now - start`."""
@@ -402,8 +404,9 @@ def random_walks(
         walk = {}
         for name, origin in start.items():
             noise = rng.standard_normal(origin.shape)
-            length = np.linalg.norm(now[name].astype(np.float64) - origin)
-            walk[name] = (origin + noise * (length / np.linalg.norm(noise))).astype(np.float32)
+            begin = origin.astype(np.float64)
+            length = np.linalg.norm(now[name].astype(np.float64) - begin)
+            walk[name] = (begin + noise * (length / np.linalg.norm(noise))).astype(np.float32)
         walks.append(walk)
     return walks
 

@@ -188,11 +188,11 @@ class Platform(Protocol):
 
 
 def check_count(name: str, number: object, *, at_least: int = 0) -> int:
-    """`number` if it is a whole number (no bool, no float) of at least `at_least`, and fits 63 bits.
+    """`number` if it is a whole number (no bool, no float) of at least `at_least`.
 
-    Raises BadInput, naming the field.
+    It must be below 2**53, so that every reader of JSON has it exactly. Raises BadInput, naming the field.
     """
-    if type(number) is not int or not at_least <= number < 2**63:
+    if type(number) is not int or not at_least <= number < 2**53:
         raise BadInput(f"{name} must be a whole number of at least {at_least}, got {number!r}.")
     return number
 

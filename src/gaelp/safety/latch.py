@@ -45,7 +45,7 @@ def read(directory: Path) -> Latch | None:
     path = directory / LATCH_FILE
     if not path.exists():
         return None
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     if not lines:
         return Latch(("the latch file gives no reason",))
     return Latch(tuple(_reason(line) for line in lines))
@@ -61,7 +61,7 @@ def lift(directory: Path, reason: str) -> None:
     if latch is None:
         raise BadInput(f"{directory} is not halted: there is no latch to lift.")
     # History first: a crash in between leaves the latch down.
-    with (directory / HISTORY_FILE).open("a") as history:
+    with (directory / HISTORY_FILE).open("a", encoding="utf-8") as history:
         history.write(json.dumps({"dropped": latch.reasons, "lifted": reason}) + "\n")
         history.flush()
         os.fsync(history.fileno())
@@ -86,7 +86,7 @@ def _check(reason: str) -> None:
 def _write(path: Path, text: str) -> None:
     """Replace `path` whole, so that a reader or a crash never meets half a latch."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w") as file:
+    with draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -233,7 +233,8 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         try:
-            with self._engine.connect().execution_options(gaelp_begin="BEGIN IMMEDIATE") as connection:
+            with self._engine.connect() as connection:
+                connection.execution_options(gaelp_begin="BEGIN IMMEDIATE")
                 with connection.begin():
                     yield connection
         except sa.exc.OperationalError as error:
@@ -269,7 +270,7 @@ class Store:
 class Transaction:
     """What may be done to one run inside `Store.transaction`; made nowhere else."""
 
-    def __init__(self, connection: sa.Connection, run_id: str, state: _State, now: Any) -> None:
+    def __init__(self, connection: sa.Connection, run_id: str, state: _State, now: Callable[[], str]) -> None:
         self._connection = connection
         self._run_id = run_id
         self._state = state

@@ -1,7 +1,7 @@
 """The sandbox's process: `python -m gaelp.platforms.sandbox --database sandbox.db --seed 7`.
 
-When it listens it prints one line of JSON: port, pid, nonce. It ends when asked, or when nobody has called
-for a while.
+When it listens it prints one line of JSON: port, pid, nonce, seed, markets. It ends when asked, or when
+nobody has called for a while.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--idle-s", type=float, default=900.0, help="end after so many seconds without a request"
     )
-    parser.add_argument(
-        "--nonce", default=None, help="what /health answers and /stop asks for; random when not given"
-    )
+    parser.add_argument("--state", type=Path, default=None, help="also write that line into this file")
     chosen = parser.parse_args(arguments)
     try:
         network = Network(chosen.database, Settings(seed=chosen.seed, markets=chosen.markets))
@@ -48,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except (GaelpError, OSError) as problem:
         sys.stderr.write(f"{problem}\n")
         return 2  # fallback-allowed: the exit code, beside the sentence on standard error
-    nonce = secrets.token_hex(8) if chosen.nonce is None else chosen.nonce
+    nonce = secrets.token_hex(8)
 
     def stop() -> None:
         server.should_exit = True
@@ -57,11 +55,21 @@ def main(arguments: list[str]) -> int:
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2)
     )
-    ready = {"port": listener.getsockname()[1], "pid": os.getpid(), "nonce": nonce}
-    sys.stdout.write(json.dumps(ready) + "\n")
+    told = {"port": listener.getsockname()[1], "pid": os.getpid(), "nonce": nonce, "seed": chosen.seed}
+    ready = json.dumps({**told, "markets": chosen.markets}) + "\n"
+    if chosen.state is not None:
+        _write(chosen.state, ready)
+    sys.stdout.write(ready)
     sys.stdout.flush()
     server.run(sockets=[listener])
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: a reader never meets half a file."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
 
 
 def _listen(port: int) -> socket.socket:

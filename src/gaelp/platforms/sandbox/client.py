@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import httpx
 
@@ -22,6 +22,9 @@ from gaelp.platforms.platform import (
     SettledRow,
     times_over_delivery,
 )
+
+Answer = dict[str, Any]
+"""A parsed JSON object, before its fields become records."""
 
 
 class SandboxPlatform:
@@ -105,13 +108,13 @@ class SandboxPlatform:
         response = self._send("POST", "/campaigns", json={"campaigns": [asdict(spec) for spec in specs]})
         return None if response.status_code == 200 else response
 
-    def _get(self, path: str, **query: str | int) -> dict:  # type: ignore[type-arg]
+    def _get(self, path: str, **query: str | int) -> Answer:
         response = self._send("GET", path, params=query)
         if response.status_code != 200:
             raise _refused("GET", path, response)
         return response.json()
 
-    def _post(self, path: str, body: dict[str, object]) -> dict:  # type: ignore[type-arg]
+    def _post(self, path: str, body: dict[str, object]) -> Answer:
         response = self._send("POST", path, json=body)
         if response.status_code != 200:
             raise _refused("POST", path, response)
@@ -133,10 +136,14 @@ def _refused(method: str, path: str, response: httpx.Response) -> PlatformError:
         sentence = response.json()["error"]
     except (json.JSONDecodeError, KeyError, TypeError):
         sentence = response.text[:200]
+    if response.status_code >= 500:
+        return PlatformError(
+            f"the sandbox failed on {method} {path} ({response.status_code}): the outcome is unknown."
+        )
     return PlatformError(f"the sandbox refused {method} {path} ({response.status_code}): {sentence}")
 
 
-def _rows(answer: dict, kind: type) -> list:  # type: ignore[type-arg]
+def _rows(answer: Answer, kind: type) -> list[list[Any]]:
     expected = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
     if answer["columns"] != expected:
         raise PlatformError(

@@ -33,7 +33,7 @@ from sqlalchemy.exc import DatabaseError
 
 from gaelp.core.errors import StoreError
 from gaelp.platforms.platform import CampaignState
-from gaelp.platforms.sandbox.lock import take_lock
+from gaelp.platforms.sandbox.lock import HELD_FOR_GOOD_S, take_lock
 from gaelp.platforms.sandbox.world import Settings
 
 VERSION = 1
@@ -155,7 +155,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises StoreError when another process holds it or it is no database."""
-        self._lock = take_lock(path)
+        self._lock = take_lock(path, HELD_FOR_GOOD_S)
         self._engine: Engine = create_engine(
             f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )

@@ -12,21 +12,10 @@ from pathlib import Path
 
 from gaelp.core.errors import BadInput, StoreError, nearest
 from gaelp.platforms.platform import Account, CampaignSpec, CampaignState, Status, check_count
+from gaelp.platforms.sandbox.auction import DayState, Played, open_day, play_tick, spend_limit
 from gaelp.platforms.sandbox.database import ClockTime, Database, Kept, Play
-from gaelp.platforms.sandbox.world import (
-    TICKS,
-    Auctions,
-    DayState,
-    Played,
-    Settings,
-    Weather,
-    draw_auctions,
-    open_day,
-    owner_campaign,
-    play_tick,
-    spend_limit,
-    weather,
-)
+from gaelp.platforms.sandbox.owner import owner_campaign
+from gaelp.platforms.sandbox.world import TICKS, Auctions, Settings, Weather, draw_auctions, weather
 
 CURRENCY, TIME_ZONE = "USD", "Etc/UTC"
 OWNER_LAST_DAY = 36_500

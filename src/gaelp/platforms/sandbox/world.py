@@ -1,25 +1,21 @@
-"""The sandbox's world: users who tire, rival advertisers with purses, and auctions one by one.
+"""The sandbox's world before anybody bids: markets, days, users, rivals' values, and each single auction.
 
-It models single auctions of single users, not averages. Every number is a pure function of the seed and
-of the bids played: randomness is counter based (Philox, keyed by a hash of what it is for), so it does not
-depend on the order of calls, on other campaigns or on restarts. It refuses to know HTTP, SQL and the
-client's own model of a market. Prices inside are floats in currency units per impression; what is
-charged is whole micros.
+It models auctions of single users, not averages. Everything here is drawn from the seed alone: randomness
+is counter based (Philox, keyed by a hash of what it is for), so it does not depend on the order of calls, on
+other campaigns or on restarts. What a bid makes of it is told in `auction`. It refuses to know HTTP, SQL
+and the client's own model of a market. Prices are floats in currency units per impression.
 
 A market has hourly traffic with two peaks, a weekday factor, a daily shock and a slow drift of volume, a
 daily shock and an hourly pattern of price, and four rivals. A campaign meets a random slice of the
 market's users, and each rival has a purse for each slice: campaigns never compete with each other.
 An auction is one visit of one user; the platform's click estimate pCTR is the user's propensity times the
-visit's noise. Rivals score it by their own values, correlated with the pCTR. Ours is bid x pCTR; the highest
-score wins and pays, per click, the price to beat over pCTR. A user shown many advertisements today
-converts less: the tiredness is each user's own.
+visit's noise. Rivals score it by their own values, correlated with the pCTR.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,22 +40,9 @@ SHARES = 1 << 14
 """A visit belongs to one of so many equal shares, dealt out to users by how active they are."""
 RIVAL_VALUE_SD = 0.7
 RIVAL_CLICK_CORRELATION = 0.5
-RIVAL_PACING_GAIN = 2.0
-RESERVE_SHARE = 0.1
-"""The reserve, as a share of the market's price level."""
-
 DAY_VOLUME_SD = 0.2
 DAY_PRICE_SD = 0.25
 DRIFT_DECAY, DRIFT_SD = 0.9, 0.05
-
-TIREDNESS_DECAY = 0.5 ** (1 / 10)
-"""Tiredness halves in ten half hours without an impression."""
-CLICK_TIRING = 0.02
-AWARENESS = 0.1
-
-DELAY_MEAN = 10
-DELAY_MAX = 96
-"""Half hours from a click to the report of its conversion, at most; two days."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,41 +121,6 @@ class Auctions:
     rival_score: Floats
     luck: Floats
     delivery_limit: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DayState:
-    """Where a campaign's day stands before half hour `tick`.
-
-    tiredness[users], impressions today[users], rival_spent[R] (currency units), spent_micros, arrivals[48]:
-    conversions of today's clicks by the half hour at whose end they are reported.
-    """
-
-    tick: int
-    tiredness: Floats
-    exposures: Counts
-    rival_spent: Floats
-    spent_micros: int
-    arrivals: Counts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One campaign's half hour. The last three are the truth behind it, for tests and set-up only.
-
-    expected_cost (currency units) and expected_conversions average over clicks and conversions, given
-    the impressions; unexposed_conversions is the same had nobody tired.
-    """
-
-    eligible: int
-    impressions: int
-    clicks: int
-    cost_micros: int
-    conversions: int
-    conversions_so_far: int
-    expected_cost: float
-    expected_conversions: float
-    unexposed_conversions: float
 
 
 def generator(*key: object) -> np.random.Generator:
@@ -282,170 +230,3 @@ def draw_auctions(settings: Settings, market: int, campaign: int, day: int, sky:
         luck=rng.random((3, n)),
         delivery_limit=delivery_limit,
     )
-
-
-def open_day(auctions: Auctions) -> DayState:
-    """Midnight: nobody is tired and every rival's purse is full."""
-    users = len(auctions.slice.conversion)
-    return DayState(
-        tick=0,
-        tiredness=np.zeros(users),
-        exposures=np.zeros(users, np.int64),
-        rival_spent=np.zeros(RIVALS),
-        spent_micros=0,
-        arrivals=np.zeros(TICKS, np.int64),
-    )
-
-
-def rival_pace(market: Market, spent: Floats, elapsed: float) -> Floats:
-    """Each rival's factor on its scores: 0 when broke; those who pace shade when ahead of the day."""
-    share = spent / market.rival_budget
-    ahead = np.minimum(np.maximum(RIVAL_PACING_GAIN * (elapsed - share), -0.7), 0.7)
-    return np.exp(ahead * market.rival_paces) * (share < 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """A half hour's outcome, and where the day stands after it."""
-
-    state: DayState
-    outcome: Outcome
-
-
-def play_tick(auctions: Auctions, state: DayState, bid_micros: int, limit_micros: int) -> Played:
-    """Play the half hour `state.tick` with our bid per click and today's limit on our charges, in micros.
-
-    Bid 0 stands for a campaign that does not take part: nothing is eligible and only the rivals play.
-    The charge that would pass the limit is cut to what is left, and the campaign is out for the day.
-    Tiredness counts the impressions of earlier half hours; rivals look at their purses once each half hour.
-    """
-    market, tick = auctions.market, state.tick
-    span = slice(auctions.start[tick], auctions.start[tick + 1])
-    pctr = auctions.click_estimate[span]
-    pace = rival_pace(market, state.rival_spent, auctions.elapsed[tick])
-    scores = auctions.rival_score[:, span] * pace[:, None]
-    strongest = scores.argmax(axis=0)
-    scores.sort(axis=0)
-    second, best = scores[-2:]
-    reserve = RESERVE_SHARE * market.price_level
-    price = np.maximum(best, reserve)
-    left = limit_micros - state.spent_micros
-    score = pctr * (bid_micros / 1e6 if left > 0 else 0.0)
-    won = (score >= price).nonzero()[0]
-    user = auctions.user[span][won]
-    luck = auctions.luck[:, span]
-    tired = state.tiredness[user]
-    click_rate = pctr[won] * np.exp(-CLICK_TIRING * tired)
-    clicked = (luck[0, won] < click_rate).nonzero()[0]
-    per_click = np.minimum(np.floor(1e6 * price[won] / pctr[won]), bid_micros)
-    charges = per_click[clicked].astype(np.int64)
-    total = charges.cumsum()
-    cost = int(total[-1]) if len(total) else 0
-    if cost >= left and len(total):
-        last = int(np.searchsorted(total, left))
-        won, user, tired = (x[: clicked[last] + 1] for x in (won, user, tired))
-        click_rate, per_click = click_rate[: clicked[last] + 1], per_click[: clicked[last] + 1]
-        score = np.where(np.arange(len(score)) <= won[-1], score, 0.0)
-        clicked, cost = clicked[: last + 1], left
-    fresh_rate = auctions.slice.conversion[user]
-    aware = 1.0 + AWARENESS * np.tanh(state.exposures[user] / 5.0)
-    rate = np.minimum(1.0, fresh_rate * np.exp(-auctions.tiring * tired) * aware)
-    where = won[clicked]
-    converted = luck[1, where] < rate[clicked]
-    conversions = int(converted.sum())
-    arrivals = state.arrivals
-    if conversions:
-        due = tick + delays(luck[2, where[converted]])
-        arrivals = arrivals + np.bincount(due[due < TICKS], minlength=TICKS)
-    lost = best >= reserve
-    lost[won] = False
-    paid = np.maximum(np.maximum(second, score), reserve)[lost]
-    shown = np.bincount(user, minlength=len(state.tiredness))
-    after = DayState(
-        tick=tick + 1,
-        tiredness=TIREDNESS_DECAY * (state.tiredness + shown),
-        exposures=state.exposures + shown,
-        rival_spent=state.rival_spent + np.bincount(strongest[lost], weights=paid, minlength=RIVALS),
-        spent_micros=state.spent_micros + cost,
-        arrivals=arrivals,
-    )
-    return Played(
-        after,
-        Outcome(
-            eligible=len(pctr) if bid_micros else 0,
-            impressions=len(won),
-            clicks=len(clicked),
-            cost_micros=cost,
-            conversions=conversions,
-            conversions_so_far=int(arrivals[: tick + 1].sum()),
-            expected_cost=float(click_rate @ per_click) / 1e6,
-            expected_conversions=float(click_rate @ rate),
-            unexposed_conversions=float(click_rate @ fresh_rate),
-        ),
-    )
-
-
-def delays(uniform: Floats) -> Counts:
-    """Half hours until a conversion is reported: geometric with mean 10, from 1, cut at 96."""
-    geometric = np.ceil(np.log1p(-uniform) / math.log1p(-1 / DELAY_MEAN))
-    return np.clip(geometric, 1, DELAY_MAX).astype(np.int64)
-
-
-def simulate_day(auctions: Auctions, bids_micros: Sequence[int], budget_micros: int) -> tuple[Outcome, ...]:
-    """A whole day of one campaign alone, with 48 bids and the day's delivery limit on the budget.
-
-    For tests and for setting up the account; nothing of it is reachable over HTTP.
-    """
-    limit = spend_limit(auctions, budget_micros)
-    state, outcomes = open_day(auctions), []
-    for bid in bids_micros:
-        played = play_tick(auctions, state, bid, limit)
-        state = played.state
-        outcomes.append(played.outcome)
-    return tuple(outcomes)
-
-
-def spend_limit(auctions: Auctions, highest_budget_micros: int) -> int:
-    """The most this campaign is charged today, in micros: at most over_delivery x the day's highest budget."""
-    return int(highest_budget_micros * auctions.delivery_limit)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnerCampaign:
-    """What the account's owner set up in one market before anybody else came."""
-
-    market: str
-    daily_budget_micros: int
-    bid_micros: int
-    target_cpa_micros: int
-
-
-def owner_campaign(settings: Settings, market: int) -> OwnerCampaign:
-    """The owner's campaign: a budget, a rough bid, and a target near the cost per conversion at that budget.
-
-    The landing bid spends the budget on a plain day of a slice of its own. The target is the cost per
-    conversion there times exp(U(-0.35, 0.15)), so that it binds in most markets; the bid is the landing
-    bid times exp(N(0, 0.15)).
-    """
-    rng = generator(settings.seed, "owner", market)
-    budget = round(float(rng.uniform(4.0, 8.0)), 2)
-    squeeze, roughness = math.exp(rng.uniform(-0.35, 0.15)), math.exp(rng.normal(0, 0.15))
-    auctions = draw_auctions(settings, market, -1, 0, PLAIN_WEATHER)
-    low, high = math.log(1e-3), math.log(1.0)
-    for _ in range(8):
-        middle = 0.5 * (low + high)
-        spent = sum(o.expected_cost for o in _unlimited(auctions, math.exp(middle)))
-        low, high = (low, middle) if spent > budget else (middle, high)
-    landing = math.exp(0.5 * (low + high))
-    outcomes = _unlimited(auctions, landing)
-    cpa = sum(o.expected_cost for o in outcomes) / sum(o.expected_conversions for o in outcomes)
-    return OwnerCampaign(
-        market=f"m{market}",
-        daily_budget_micros=round(budget * 1e6),
-        bid_micros=round(landing * roughness * 1e3) * 1000,
-        target_cpa_micros=round(cpa * squeeze * 1e3) * 1000,
-    )
-
-
-def _unlimited(auctions: Auctions, bid: float) -> tuple[Outcome, ...]:
-    return simulate_day(auctions, [round(bid * 1e6)] * TICKS, 10**12)

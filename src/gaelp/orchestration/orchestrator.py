@@ -1,0 +1,468 @@
+"""TrainingOrchestrator: takes one agent through simulation, historical validation, real testing and scale.
+
+Read this file first. Each phase is told as one method; what is already in the run's event log is not done again, so
+a run that was killed goes on to the same weights. The agent trains in one place (`_train`), is judged in one
+(`_judge`) and promoted in one (`_promote`); money moves in `spending.py` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from gaelp.core.config import Cadence
+from gaelp.core.episode import EpisodeBatch, select
+from gaelp.core.errors import BadInput, UnusableBatch
+from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict, worst
+from gaelp.evidence import ope
+from gaelp.learn import ppo
+from gaelp.learn.engine import RLTrainingEngine
+from gaelp.learn.export import ExportedPolicy
+from gaelp.learn.metrics import TrainingMetrics
+from gaelp.learn.networks import Policy
+from gaelp.learn.normalise import fit_normaliser
+from gaelp.learn.verify import Depth, LearningVerdict, Outcome, shuffle_rewards
+from gaelp.market.campaign import HIDDEN, SCALE_FLOOR, CampaignMarket
+from gaelp.orchestration.account import SETTLE_DAYS, Prepared, prepare
+from gaelp.orchestration.gather import logged_episodes
+from gaelp.orchestration.judging import TRAINING_SEEDS, JudgingWorlds
+from gaelp.orchestration.live import Actor, LiveMarket, Stopped
+from gaelp.orchestration.phases import HISTORICAL, REAL_TESTING, SCALED, SIMULATION, Phase, phases_of
+from gaelp.orchestration.run import Run
+from gaelp.orchestration.spending import LivePhase, open_steps
+from gaelp.platforms.sandbox.client import SandboxPlatform
+from gaelp.safety.gates import historical_gate, live_gate, may_continue, promotion_gate, ramp_step_gate, simulation_gate
+from gaelp.safety.guards import GuardBounds
+
+NORMALISER_EPISODES = 64
+LOGGED_SEED = 0
+
+
+@dataclass(frozen=True)
+class PhaseOutcome:
+    """How a phase ended: its verdict, and whether the journey may go on."""
+
+    verdict: Verdict
+    goes_on: bool
+
+
+class TrainingOrchestrator:
+    """One journey. `await journey()` plays what the log does not hold yet and returns each phase's outcome."""
+
+    def __init__(self, run: Run, platform: SandboxPlatform) -> None:
+        self.run = run
+        self.config = run.config
+        self.platform = platform
+        self.schema = run.schema
+        bounds = GuardBounds(
+            max_bid=float(run.config.platform.max_bid), max_change_ratio=float("1e9"),
+            max_velocity_ratio=run.config.guards.max_velocity_ratio, max_report_age_s=float("1e9"),
+        )  # fmt: skip
+        self.bounds = bounds
+        self.live = LiveMarket(platform, self.schema, bounds, run.config.seed, run.halted)
+        self.phases = {phase.name: phase for phase in phases_of(run.config)}
+        self._key = jax.random.key(run.config.seed)
+
+    async def journey(self) -> dict[str, PhaseOutcome]:
+        """All four phases, in order; ends early after a verdict that does not let it go on."""
+        self.prepared = prepare(self.run, self.platform, self.live)
+        self._open_markets(self.prepared)
+        self._open_engine()
+        outcomes: dict[str, PhaseOutcome] = {}
+        for name, play in (
+            (SIMULATION, self.simulation), (HISTORICAL, self.historical),
+            (REAL_TESTING, self.real_testing), (SCALED, self.scaled),
+        ):  # fmt: skip
+            ended = self.run.found("phase_ended", name=name)
+            if ended:
+                verdict = Verdict(_ruling(ended[0]["verdict"]), str(ended[0]["rule"]), str(ended[0]["reason"]))
+            else:
+                self.run.require_running()
+                self._begin(self.phases[name])
+                try:
+                    verdict = await play(self.phases[name])
+                except Stopped as stop:
+                    verdict = stop.verdict
+                self._end(self.phases[name], verdict)
+            onward = may_continue(verdict, declared=self.config.continue_after_wait, sandbox=type(self.platform).is_sandbox)
+            outcomes[name] = PhaseOutcome(verdict, onward.ruling is PASS)
+            if onward.ruling is not PASS:
+                break
+        return outcomes
+
+    # ---- the four phases
+
+    async def simulation(self, phase: Phase) -> Verdict:
+        """Train in worlds of the training days; judge in worlds of the selection days."""
+        plan = self.config.simulation
+        calls = -(-plan.episodes // phase.train_every)
+        done = self._calls(phase)
+        while done < calls:
+            self.run.require_running()
+            upto = min(done + plan.checkpoint_every, calls)
+            # A block is one transaction: a crash inside it leaves nothing, and it is played again bit for bit the same.
+            events: list[tuple[str, dict[str, object]]] = []
+            for call in range(done, upto):
+                n = min(phase.train_every, plan.episodes - call * phase.train_every)
+                batch = self._practise(phase, call, n, self.engine.policy, self.engine.actor_hash())
+                events.append(("played", _played(phase, batch, self.engine.actor_hash())))
+                events += await self._train(phase, batch, plan, agent_episodes=n)
+            self._commit(events, phase, checkpoint=True)
+            done = upto
+            self.run.progress.advance("simulation", done, calls, f"{done} training calls")
+        learning = await self._judge(phase, Depth.FULL)
+        gate = simulation_gate(learning.verdict)
+        self._promote(phase, learning, Verdict(PASS, "certification", "nothing to certify before history."))
+        return gate
+
+    async def historical(self, phase: Phase) -> Verdict:
+        """Train once on the logged training days, off-policy, anchored to the actor; judge on the certification days."""
+        plan = self.config.historical
+        logged = self._logged(self.prepared.training_days)
+        calls = -(-logged.episodes // phase.train_every)
+        for call in range(self._calls(phase) + len(self.run.found("batch_refused", phase=phase.name)), calls):
+            self.run.require_running()
+            rows = np.arange(call * phase.train_every, min((call + 1) * phase.train_every, logged.episodes))
+            batch = select(logged, rows)
+            events: list[tuple[str, dict[str, object]]] = [("played", _played(phase, batch, self.prepared.incumbent.hash))]
+            events += await self._train(phase, batch, plan, agent_episodes=len(rows), anchor=self.actor_policy)
+            self._commit(events, phase, checkpoint=True)
+            self.run.progress.advance("historical", call + 1, calls, "")
+        certification = self._certify()
+        learning = await self._judge(phase, Depth.FULL)
+        self._promote(phase, learning, certification)
+        return certification
+
+    async def real_testing(self, phase: Phase) -> Verdict:
+        """Shadow, then a small budget beside a control arm; the actor is frozen within each judging window."""
+        live = self._live_phase(phase, self.prepared.next_day + self.config.real_testing.shadow_days)
+        live.shadow(self.config.real_testing.shadow_days, Actor(self._exported_actor()))
+        await live.authorise(0, self.actor_hash, self._learning_evidence())
+        return await self._live(phase, live, self.config.real_testing)
+
+    async def scaled(self, phase: Phase) -> Verdict:
+        """The ramp: each step has its own grant and approval, and is left only by its gate."""
+        last = max(int(str(told["day"])) for told in self.run.found("day_played", phase=REAL_TESTING))
+        return await self._live(phase, self._live_phase(phase, last + 1 + SETTLE_DAYS), self.config.scaled)
+
+    # ---- what live phases share
+
+    def _live_phase(self, phase: Phase, first_day: int) -> LivePhase:
+        return LivePhase(
+            self.run, phase, self.live, self.platform, self.prepared, self.bounds, open_steps(self.config, phase), first_day
+        )
+
+    async def _live(self, phase: Phase, live: LivePhase, cadence: Cadence) -> Verdict:
+        """Play step by step, train on settled episodes of judged windows, verify, promote between windows."""
+        learning: Verdict | None = None
+        for step in range(len(live.steps)):
+            if step > 0 or phase.name == SCALED:
+                gate = await self._may_step(phase, live, step, learning)
+                if gate.ruling is not PASS:
+                    self.run.append("held", {"phase": phase.name, "step": step, "reason": gate.reason})
+                    break
+            while (day := live.next_day(step)) is not None:
+                learning = await self._catch_up(phase, live, cadence, learning)
+                guard = live.play(step, day, Actor(self._exported_actor()), self.actor_hash)
+                self.run.progress.advance(phase.name, live.days_played, live.days_planned, f"step {step + 1}, day {day}")
+                if guard.ruling is FAIL:
+                    live.wind_down()
+                    self._roll_back(phase, guard)
+                    return guard
+            learning = await self._catch_up(phase, live, cadence, learning)
+        live.wind_down()
+        learning = await self._catch_up(phase, live, cadence, learning, remainder=True)
+        verdict = (await self._judge(phase, Depth.FULL)).verdict
+        self.run.append("arms_compared", {"phase": phase.name, **live.comparison()})
+        ends = [live_gate(phase.name, live.agent_days, live.control_days), live.balance()]
+        if verdict.ruling is FAIL:
+            ends.append(verdict)
+        elif verdict.ruling is WAIT:
+            ends.append(Verdict(WAIT, "verify_learning", f"Agent not learning! {verdict.reason}"))
+        return worst(ends)
+
+    async def _catch_up(
+        self, phase: Phase, live: LivePhase, cadence: Cadence, learning: Verdict | None, remainder: bool = False
+    ) -> Verdict | None:
+        """Settle bills and episodes; judge closed windows; train on what they release; verify and promote."""
+        live.settle()
+        for window in live.windows_to_judge(everything=remainder):
+            gate = live_gate(phase.name, live.agent_days, live.control_days)
+            self.run.append("window_judged", {"phase": phase.name, "window": window, "verdict": gate.ruling.name, "reason": gate.reason})
+        before = self._calls(phase)
+        while (batch := live.next_settled(phase.train_every, remainder=remainder)) is not None:
+            real = batch.episodes
+            call = self._calls(phase)
+            simulated = self._practise(phase, call, real * self.config.learning.simulated_per_real, self.engine.policy, self.engine.actor_hash())
+            mixed = live.mix(batch, simulated)
+            events: list[tuple[str, dict[str, object]]] = [("played", _played(phase, simulated, self.engine.actor_hash()))]
+            events += await self._train(phase, mixed, cadence, agent_episodes=real, anchor=self.actor_policy)
+            live.consume(real)
+            self._commit(events, phase, checkpoint=True)
+            if phase.name == SCALED:
+                learning = await self._candidate(phase)
+        if phase.name == REAL_TESTING and self._calls(phase) > before:
+            learning = await self._candidate(phase)
+        return learning
+
+    async def _candidate(self, phase: Phase) -> Verdict:
+        """Verify the candidate after training on live data, and let the promotion gate decide."""
+        verdict = await self._judge(phase, Depth.RETURN)
+        if not verdict:
+            self.run.append("held", {"phase": phase.name, "step": -1, "reason": f"Agent not learning! {verdict.reason}"})
+        self._promote(phase, verdict, self._certification())
+        return verdict.verdict
+
+    async def _may_step(self, phase: Phase, live: LivePhase, step: int, learning: Verdict | None) -> Verdict:
+        """The ramp's gate before `step`; for the first one the evidence is the actor's own promotion.
+
+        A person is asked for the step's grant only when everything else of the gate holds.
+        """
+        told = self.run.found("ramp_step", phase=phase.name, step=step)
+        if told:
+            return Verdict(_ruling(told[0]["verdict"]), "ramp_step_gate", str(told[0]["reason"]))
+        if learning is None:
+            learning = self._last_judged()
+        days, needed = live.step_days(step - 1)
+        if learning.ruling is PASS and days >= needed:
+            await live.authorise(step, self.actor_hash, self._learning_evidence())
+        gate = ramp_step_gate(
+            days_played=days, days_needed=needed, guard_tripped=None, learning=learning,
+            available_micros=self.run.store.books(self.run.run_id).phase(phase.name).available,
+            needed_micros=live.needed_micros(step),
+        )  # fmt: skip
+        self.run.append("ramp_step", {"phase": phase.name, "step": step, "verdict": gate.ruling.name, "reason": gate.reason})
+        return gate
+
+    def _last_judged(self) -> Verdict:
+        """The newest learning verdict in the log; WAIT before there is one."""
+        told = self.run.found("judged")
+        if not told:
+            return Verdict(WAIT, "verify_learning", "nothing has been judged yet.")
+        outcome = Outcome(str(told[-1]["verdict"]))
+        return LearningVerdict(outcome, str(told[-1]["reason"]), {}, {}).verdict
+
+    # ---- training, judging, promoting: once each
+
+    async def _train(
+        self, phase: Phase, batch: EpisodeBatch, cadence: Cadence, *, agent_episodes: int, anchor: Policy | None = None
+    ) -> list[tuple[str, dict[str, object]]]:
+        """One training call; the event that tells of it, or of why the batch was refused."""
+        if self.config.learning.shuffle_rewards:
+            batch = shuffle_rewards(batch, np.random.default_rng([self.config.seed, int(self.engine.state.calls)]))
+        try:
+            metrics: TrainingMetrics = await self.engine.train_step(
+                episode_results=batch, batch_size=cadence.batch_size, num_epochs=cadence.num_epochs, anchor=anchor
+            )
+        except UnusableBatch as why:
+            return [("batch_refused", {"phase": phase.name, "episodes": agent_episodes, "reason": str(why)})]
+        told = {"phase": phase.name, "episodes": agent_episodes, "train_every": phase.train_every, **metrics.payload()}
+        return [("trained", told)]
+
+    async def _judge(self, phase: Phase, depth: Depth) -> LearningVerdict:
+        """Learning verification of the learner's weights in the judging worlds, with every policy's share."""
+        self.run.progress.advance(f"{phase.name}: judging", 0, 1, "")
+        verdict = await self.engine.verify_learning(depth)
+        stacked = jax.tree.map(lambda x: x[None], self.engine.policy)
+        now = self.judging.scores(stacked, self.judging.seeds)[0]
+        reference = self.judging.raw("reference").mean()
+        raw = now * np.maximum(self.judging.raw("pacer"), SCALE_FLOOR)
+        shares = {
+            "agent": float(raw.mean() / reference),
+            **{name: float(self.judging.raw(name).mean() / reference) for name in ("pacer", "retuned", "random")},
+        }
+        losing = float((now < self.judging.reference("pacer", self.judging.seeds)).mean())
+        self.run.append(
+            "judged",
+            {
+                "phase": phase.name, "depth": str(depth), "call": int(self.engine.state.calls), "actor_hash": self.engine.actor_hash(),
+                **verdict.payload(), "shares": shares, "worlds_lost": losing, "worlds": self.judging.worlds,
+            },
+        )  # fmt: skip
+        self.run.progress.advance(f"{phase.name}: judging", 1, 1, f"{verdict.outcome}")
+        return verdict
+
+    def _promote(self, phase: Phase, judging: LearningVerdict, certification: Verdict) -> None:
+        """Make the learner the actor if the gate passes; if it fails, the learner goes back to the actor."""
+        gate = promotion_gate(judging.verdict, certification)
+        if gate.ruling is PASS:
+            self.engine.mark_promoted(self.engine.policy)
+            self._adopt()
+            saved = self.run.save(self.engine.save_state(), {"what": "promoted"})
+            told = {"phase": phase.name, "actor_hash": self.actor_hash, "checkpoint": saved, "reason": gate.reason}
+            with self.run.store.transaction(self.run.run_id) as tx:
+                tx.append("promoted", told)
+                tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)})
+            return
+        self.run.append("not_promoted", {"phase": phase.name, "verdict": gate.ruling.name, "reason": gate.reason})
+        if gate.ruling is FAIL and phase.live:
+            self._roll_back(phase, gate)
+
+    def _roll_back(self, phase: Phase, why: Verdict) -> None:
+        """The learner and the actor return to the last good weights: the newest promoted ones, read back and proved."""
+        promoted = self.run.found("promoted")
+        if not promoted:
+            return
+        saved = promoted[-1]["checkpoint"]
+        self.engine.load_state(self.run.load(saved).arrays)
+        self._adopt()
+        if self.actor_hash != promoted[-1]["actor_hash"]:
+            raise BadInput(f"rollback restored actor {self.actor_hash}, {promoted[-1]['actor_hash']} was promoted.")
+        with self.run.store.transaction(self.run.run_id) as tx:
+            tx.append("rolled_back", {"phase": phase.name, "actor_hash": self.actor_hash, "rule": why.rule, "reason": why.reason})
+            tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)})
+
+    # ---- parts
+
+    def _open_markets(self, prepared: Prepared) -> None:
+        def market(posterior: Any, phase: str) -> CampaignMarket:
+            return CampaignMarket(
+                posterior=posterior, certified=prepared.certified, schema=self.schema, sample_move=ppo.act,
+                mode_move=lambda policy, seen, mask: ppo.act_mode(policy, seen, mask).action, phase=phase,
+            )  # fmt: skip
+
+        self.practice = market(prepared.training.posterior, SIMULATION)
+        self.judging = JudgingWorlds(
+            market(prepared.selection.posterior, "judging"), prepared.retuned, self.config.simulation.judging_worlds, self.config.seed
+        )
+
+    def _open_engine(self) -> None:
+        """The engine as the log left it: fresh, or at the newest checkpoint; the actor as last promoted."""
+        learning = self.config.learning
+        told = ppo.PPOConfig(
+            learning_rate=learning.learning_rate, hidden=learning.hidden, entropy=learning.entropy,
+            anchor_kl=learning.anchor_kl, min_ess=learning.min_ess, rho_bar=2.0,
+        )  # fmt: skip
+
+        def engine(**more: Any) -> RLTrainingEngine:
+            return RLTrainingEngine(
+                told, self.schema, self.config.algorithm, seed=self.config.seed, evaluator=self.judging,
+                hidden_width=len(HIDDEN), **more,
+            )  # fmt: skip
+
+        blank = engine()
+        seeds = np.arange(NORMALISER_EPISODES) + (1 << 19)
+        pacer_days = self.practice.play(blank.policy, seeds, jax.random.fold_in(self._key, 1 << 20), blank.actor_hash())
+        self.engine = engine(normaliser=fit_normaliser(pacer_days))
+        self.untrained_hash = self.engine.actor_hash()
+        promoted, checkpoints = self.run.found("promoted"), self.run.found("checkpoint")
+        self._adopt()
+        if promoted:
+            self.engine.load_state(self.run.load(promoted[-1]["checkpoint"]).arrays)
+            self._adopt()
+        if checkpoints:
+            self.engine.load_state(self.run.load(checkpoints[-1]["checkpoint"]).arrays)
+
+    def _adopt(self) -> None:
+        """The learner's weights, as they are, become the actor's."""
+        self.actor_policy = self.engine.policy
+        self.actor_hash = self.engine.actor_hash()
+        self._actor_weights = self.engine.weights()
+
+    def _exported_actor(self) -> ExportedPolicy:
+        return ExportedPolicy.from_arrays(self._actor_weights)
+
+    def _practise(self, phase: Phase, call: int, episodes: int, policy: Policy, actor_hash: str) -> EpisodeBatch:
+        """Simulated episodes of the training worlds, for call number `call` of `phase`."""
+        stream = (SIMULATION, HISTORICAL, REAL_TESTING, SCALED).index(phase.name)
+        seeds = TRAINING_SEEDS + stream * (1 << 27) + self.config.seed % 512 * (1 << 17) + call * 256 + np.arange(episodes)
+        key = jax.random.fold_in(jax.random.fold_in(self._key, stream), call)
+        bucket = max(32, 1 << (episodes - 1).bit_length())
+        # Whole buckets are played, so that few shapes are compiled; the surplus worlds are dropped.
+        whole = np.concatenate([seeds, seeds[-1] + 1 + np.arange(bucket - episodes)])
+        return select(self.practice.play(policy, whole, key, actor_hash), np.arange(episodes))
+
+    def _logged(self, days: np.ndarray) -> EpisodeBatch:
+        return logged_episodes(
+            self.prepared.history, days, schema=self.schema, mask=self.live.mask, pacer_hash=self.prepared.certified.hash,
+            behaviour_hash=self.prepared.incumbent.hash, seed=self.config.seed, hidden_width=len(HIDDEN),
+        )  # fmt: skip
+
+    def _certify(self) -> Verdict:
+        """The historical gate: PDIS of the candidate's sampled policy on the certification days."""
+        told = self.run.found("certified")
+        if told:
+            return self._certification()
+        batch = self._logged(self.prepared.certification_days)
+        candidate = ExportedPolicy.from_arrays(self.engine.weights())
+        b, t = batch.action.shape
+        seen, mask = batch.observation[:, :-1].reshape(b * t, -1), batch.mask[:, :-1].reshape(b * t, -1)
+        chances = candidate.probabilities(seen, mask)[np.arange(b * t), batch.action.reshape(-1)].reshape(b, t)
+        log_e = np.log(np.maximum(chances.astype(np.float64), 1e-300))
+        reward, valid = batch.reward.astype(np.float64), batch.valid
+        behaviour = batch.log_prob.astype(np.float64)
+        try:
+            estimate, placebo = ope.pdis(log_e, behaviour, reward, valid), ope.placebo(behaviour, reward, valid)
+            verdict = historical_gate(estimate, placebo, None)
+        except BadInput as fault:
+            verdict = historical_gate(None, None, str(fault))
+        self.run.append(
+            "certified",
+            {"phase": HISTORICAL, "candidate": candidate.hash, "verdict": verdict.ruling.name, "rule": verdict.rule,
+             "reason": verdict.reason, "evidence": dict(verdict.evidence)},
+        )  # fmt: skip
+        return verdict
+
+    def _certification(self) -> Verdict:
+        """The last ruling of the certification days; before there is one, nothing is certified."""
+        told = self.run.found("certified")
+        if not told:
+            return Verdict(WAIT, "certification", "no certification has been made.")
+        return Verdict(_ruling(told[-1]["verdict"]), str(told[-1]["rule"]), str(told[-1]["reason"]))
+
+    def _learning_evidence(self) -> list[Mapping[str, object]]:
+        """What an approval is bound to: the judgements and certifications so far, by their outcome and actor."""
+        kept = ("phase", "verdict", "reason", "actor_hash")
+        return [{k: told[k] for k in kept if k in told} for kind in ("judged", "certified") for told in self.run.found(kind)]
+
+    def _calls(self, phase: Phase) -> int:
+        return len(self.run.found("trained", phase=phase.name))
+
+    def _begin(self, phase: Phase) -> None:
+        if not self.run.found("phase_began", name=phase.name):
+            told = {"name": phase.name, "train_every": phase.train_every, "batch_size": phase.batch_size, "num_epochs": phase.num_epochs}
+            self.run.append("phase_began", told)
+        if not self.run.found("checkpoint", phase=phase.name):
+            self.engine.begin_phase()
+
+    def _end(self, phase: Phase, verdict: Verdict) -> None:
+        trained = self.run.found("trained", phase=phase.name)
+        changes = [float(told["weight_change"]["absolute"]) for told in trained]  # type: ignore[index]
+        self.run.append(
+            "phase_ended",
+            {
+                "name": phase.name, "episodes": sum(int(str(told["episodes"])) for told in trained), "train_calls": len(trained),
+                "min_weight_change": min(changes) if changes else 0.0,
+                "mean_weight_change": float(np.mean(changes)) if changes else 0.0,
+                "verdict": verdict.ruling.name, "rule": verdict.rule, "reason": verdict.reason,
+            },
+        )  # fmt: skip
+
+    def _commit(self, events: list[tuple[str, dict[str, object]]], phase: Phase, *, checkpoint: bool) -> None:
+        """Events and the checkpoint that they led to, in one transaction."""
+        saved = self.run.save(self.engine.save_state(), {"what": "checkpoint"}) if checkpoint else None
+        with self.run.store.transaction(self.run.run_id) as tx:
+            for kind, told in events:
+                tx.append(kind, told)
+            if saved is not None:
+                tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": int(self.engine.state.calls)})
+
+
+def _ruling(name: object) -> Any:
+    return {"PASS": PASS, "WAIT": WAIT, "FAIL": FAIL}[str(name)]
+
+
+def _played(phase: Phase, batch: EpisodeBatch, actor_hash: str) -> dict[str, object]:
+    """What re-derives simulated episodes, and their outcomes."""
+    told = batch.provenance[0]
+    return {
+        "phase": phase.name, "source": str(told.source), "episodes": batch.episodes, "seed": told.seed, "actor_hash": actor_hash,
+        "mean_score": float(np.mean(batch.score)), "mean_spend": float(np.mean(batch.spend)), "mean_gain": float(batch.reward.sum(axis=1).mean()),
+    }  # fmt: skip
+
+
+__all__ = ["PhaseOutcome", "TrainingOrchestrator"]
