@@ -44,10 +44,10 @@ def test_it_learns_what_only_pays_a_step_later(rng):
 
 
 def test_it_learns_from_episodes_of_a_uniform_behaviour_policy(rng):
-    learner = toys.engine()
-    for _ in range(12):
+    learner = toys.engine(min_ess=0.1)
+    for _ in range(8):
         toys.train(learner, toys.episodes(None, rng, source=Source.LOGGED))
-    assert toys.mode_reward(learner.policy, toys.bandit) > 0.7 * 0.85
+    assert toys.mode_reward(learner.policy, toys.bandit) > 0.8 * 0.85
 
 
 def test_a_logged_batch_too_far_from_the_policy_is_refused_and_changes_nothing(rng):
@@ -87,31 +87,19 @@ def test_gradient_steps_are_epochs_times_minibatches_rounded_up(rng, count, epoc
 
 def test_invalid_transitions_are_not_trained_on(rng):
     played = toys.episodes(toys.engine().policy, rng, count=20)
-    # The last four episodes are nothing but rubbish that is marked invalid.
-    rubbish = {
-        "observation": np.full_like(played.observation, np.nan),
-        "reward": np.full_like(played.reward, np.inf),
-        "log_prob": np.full_like(played.log_prob, np.nan),
-        "valid": np.zeros_like(played.valid),
-    }
-    padded = concatenate([played, replace(toys.episodes(None, rng, count=4), **rubbish)])
+    last = toys.episodes(None, rng, count=4)
+    rubbish = replace(
+        last,
+        observation=np.full_like(last.observation, np.nan),
+        reward=np.full_like(last.reward, np.inf),
+        log_prob=np.full_like(last.log_prob, np.nan),
+        valid=np.zeros_like(last.valid),
+    )
     plain, with_rubbish = toys.engine(), toys.engine()
     toys.train(plain, played)
-    assert toys.train(with_rubbish, padded).transitions == 40
-    # Padding moves the rows, hence the shuffle's noise; the values fitted must agree all the same.
-    assert with_rubbish.trail.finite
-    assert np.isfinite(np.concatenate([a.ravel() for a in with_rubbish.weights().values()])).all()
-
-
-def test_padding_alone_changes_no_weight(rng):
-    # 20 episodes are padded to 32 by the engine; padded by hand before that, the rows stand where they stood.
-    played = toys.episodes(toys.engine().policy, rng, count=20)
-    tail = toys.episodes(None, rng, count=12)
-    padded = concatenate([played, replace(tail, valid=np.zeros_like(tail.valid))])
-    plain, by_hand = toys.engine(), toys.engine()
-    toys.train(plain, played)
-    toys.train(by_hand, padded)
-    assert plain.actor_hash() == by_hand.actor_hash()
+    metrics = toys.train(with_rubbish, concatenate([played, rubbish]))
+    assert metrics.transitions == 40
+    assert with_rubbish.actor_hash() == plain.actor_hash()
 
 
 def test_a_learning_rate_of_zero_changes_no_weight(rng):
@@ -207,7 +195,7 @@ def test_clipped_mass_tells_how_much_weight_the_bound_takes(rng):
 
 
 def test_other_coefficients_and_other_numbers_of_episodes_compile_nothing_new(rng):
-    learners = [toys.engine(), toys.engine(learning_rate=1e-4, clip=0.1, anchor_kl=1.0)]
+    learners = [toys.engine(min_ess=0.0), toys.engine(learning_rate=1e-4, clip=0.1, anchor_kl=1.0)]
     batches = [toys.episodes(None, rng, count=count) for count in range(20, 33)]
     for learner in learners:
         toys.train(learner, batches[-1])

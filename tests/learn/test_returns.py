@@ -72,19 +72,23 @@ def test_with_ratios_of_one_it_is_gae_worked_by_hand():
 
 def test_with_ratios_of_one_it_is_gae_on_random_episodes():
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        t = int(rng.integers(1, 8))
-        reward, value = rng.normal(size=t), rng.normal(size=t + 1)
-        gamma, lam = rng.uniform(0.5, 1.0, 2)
-        last = End.TERMINATED if rng.random() < 0.5 else End.TRUNCATED
-        gae, carried = np.zeros(t), 0.0
-        for k in reversed(range(t)):
-            ended = k == t - 1 and last is End.TERMINATED
-            carried = reward[k] + gamma * (0.0 if ended else value[k + 1]) - value[k] + gamma * lam * carried
-            gae[k] = carried
-        found = estimates(reward, value, [End.RUNNING] * (t - 1) + [last], gamma=gamma, lam=lam, rho_bar=1.5)
-        np.testing.assert_allclose(found.advantage[0], gae, atol=1e-5)
-        np.testing.assert_allclose(found.target[0], gae + value[:-1], atol=1e-5)
+    episodes, steps, gamma, lam = 64, 6, 0.9, 0.8
+    length = rng.integers(1, steps + 1, episodes)
+    reward, value = rng.normal(size=(episodes, steps)), rng.normal(size=(episodes, steps + 1))
+    valid = np.arange(steps) < length[:, None]
+    end = np.full((episodes, steps), End.RUNNING)
+    end[np.arange(episodes), length - 1] = rng.choice([End.TERMINATED, End.TRUNCATED], episodes)
+    gae = np.zeros((episodes, steps))
+    for i in range(episodes):
+        carried = 0.0
+        for k in reversed(range(length[i])):
+            future = 0.0 if end[i, k] == End.TERMINATED else value[i, k + 1]
+            carried = reward[i, k] + gamma * future - value[i, k] + gamma * lam * carried
+            gae[i, k] = carried
+    arrays = (jnp.asarray(x) for x in (reward, value, end, valid, np.ones_like(reward)))
+    found = vtrace(*arrays, gamma=gamma, lam=lam, rho_bar=1.5)
+    np.testing.assert_allclose(found.advantage, gae, atol=1e-5)
+    np.testing.assert_allclose(found.target, gae + value[:, :-1], atol=1e-5)
 
 
 def test_vtrace_weighs_errors_by_truncated_ratios_worked_by_hand():

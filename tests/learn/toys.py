@@ -23,22 +23,37 @@ PACE = np.repeat(np.array(SCHEMA.pace_levels, np.float32), len(SCHEMA.tilt_level
 """The pace level of each joint move, -0.5 to 0.35."""
 STEPS = 2
 HIDDEN = 1
+CONTEXTS = 16
 
-Step = Callable[[NDArray[np.float32], NDArray[np.int32]], NDArray[np.float32]]
-"""context [B], actions [B,STEPS] -> rewards [B,STEPS]."""
+Step = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]
+"""context [B] in 0..15, actions [B,STEPS] -> rewards [B,STEPS]."""
 
 
-def bandit(context: NDArray[np.float32], action: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Both steps pay context x pace level: raise the pace where the context is 1, lower it where it is -1.
+def sign(context: NDArray[np.int32]) -> NDArray[np.float32]:
+    """1 in even contexts, -1 in odd ones: which way the pace should go."""
+    return np.where(context % 2 == 0, 1.0, -1.0).astype(np.float32)
 
-    Best constant: 0. Best answer: 0.35 where the context is 1 and 0.5 where it is -1, 0.425 a step.
+
+def bandit(context: NDArray[np.int32], action: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Both steps pay sign x pace level: raise the pace in even contexts, lower it in odd ones.
+
+    Best constant: 0. Best answer: 0.35 in even contexts and 0.5 in odd ones, 0.425 a step.
     """
-    return context[:, None] * PACE[action]
+    return sign(context)[:, None] * PACE[action]
 
 
-def delayed(context: NDArray[np.float32], action: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Only the second step pays, and by what the first one chose: context x pace level of the first move."""
-    paid = context * PACE[action[:, 0]]
+def priced(context: NDArray[np.int32], action: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The bandit, where leaving the pacer costs the square of the pace level, as it does in a market.
+
+    Best answer: 0.35 - 0.1225 in even contexts and 0.5 - 0.25 in odd ones, 0.23875 a step. A policy that
+    moves at random loses, so luck does not look like learning.
+    """
+    return bandit(context, action) - PACE[action] ** 2
+
+
+def delayed(context: NDArray[np.int32], action: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Only the second step pays, and by what the first one chose: sign x pace level of the first move."""
+    paid = sign(context) * PACE[action[:, 0]]
     return np.stack([np.zeros_like(paid), paid], axis=1)
 
 
@@ -46,11 +61,11 @@ _act = jax.jit(ppo.act)
 _mode = jax.jit(ppo.act_mode)
 
 
-def observations(context: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[B, STEPS+1, O]: the context in slot 0, the step in slot 1, nothing else."""
+def observations(context: NDArray[np.int32]) -> NDArray[np.float32]:
+    """[B, STEPS+1, O]: a one in the context's slot, the step in the slot after them, nothing else."""
     seen = np.zeros((len(context), STEPS + 1, SCHEMA.observation_size), np.float32)
-    seen[:, :, 0] = context[:, None]
-    seen[:, :, 1] = np.arange(STEPS + 1)
+    seen[np.arange(len(context)), :, context] = 1.0
+    seen[:, :, CONTEXTS] = np.arange(STEPS + 1)
     return seen
 
 
@@ -64,7 +79,7 @@ def episodes(
     actor_hash: str = "unnamed",
 ) -> EpisodeBatch:
     """Play `count` episodes of a toy; without a policy the moves are uniform and logged as such."""
-    context = rng.choice(np.array([-1.0, 1.0], np.float32), count)
+    context = rng.integers(0, CONTEXTS, count, dtype=np.int32)
     observation = observations(context)
     mask = np.ones((count, STEPS + 1, SCHEMA.action_size), np.bool_)
     if policy is None:
@@ -96,7 +111,7 @@ def episodes(
         valid=np.ones((count, STEPS), np.bool_),
         weight=np.ones(count, np.float32),
         segment=np.zeros((count, STEPS), np.int32),
-        hidden=np.broadcast_to(context[:, None, None], (count, STEPS + 1, HIDDEN)).astype(np.float32),
+        hidden=np.broadcast_to(sign(context)[:, None, None], (count, STEPS + 1, HIDDEN)).astype(np.float32),
         spend=nothing,
         value=nothing,
         impressions=nothing,
@@ -111,13 +126,13 @@ def episodes(
 
 @dataclass(frozen=True)
 class ToyEvaluator:
-    """Scores 1 + the toy's mean reward; the context of a world is the parity of its seed."""
+    """Scores 1 + the toy's mean reward; the context of a world is its seed's remainder by 16."""
 
     pays: Step
     seeds: NDArray[np.int64]
 
-    def _context(self, seeds: NDArray[np.integer]) -> NDArray[np.float32]:
-        return np.where(seeds % 2 == 0, 1.0, -1.0).astype(np.float32)
+    def _context(self, seeds: NDArray[np.integer]) -> NDArray[np.int32]:
+        return (seeds % CONTEXTS).astype(np.int32)
 
     def scores(self, policies: Policy, seeds: NDArray[np.integer]) -> NDArray[np.float64]:
         context = self._context(seeds)
@@ -134,7 +149,7 @@ class ToyEvaluator:
         return 1.0 + self.pays(context, move).mean(axis=1)
 
 
-def evaluator(pays: Step = bandit, n: int = 400) -> ToyEvaluator:
+def evaluator(pays: Step = priced, n: int = 400) -> ToyEvaluator:
     return ToyEvaluator(pays, np.arange(10_000, 10_000 + n))
 
 
@@ -160,9 +175,11 @@ def practise(
 
 
 def mode_reward(policy: Policy, pays: Step) -> float:
-    """The mean reward per episode of the policy's mode, over both contexts alike."""
-    context = np.array([-1.0, 1.0], np.float32)
-    mask = np.ones((2, STEPS, SCHEMA.action_size), np.bool_)
+    """The mean reward per episode of the policy's mode, over all contexts alike."""
+    context = np.arange(CONTEXTS, dtype=np.int32)
+    mask = np.ones((CONTEXTS, STEPS, SCHEMA.action_size), np.bool_)
     return float(
-        pays(context, np.asarray(_mode(policy, observations(context)[:, :-1], mask).action)).sum(axis=1).mean()
+        pays(context, np.asarray(_mode(policy, observations(context)[:, :-1], mask).action))
+        .sum(axis=1)
+        .mean()
     )

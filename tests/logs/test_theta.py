@@ -108,7 +108,7 @@ def test_of_two_bad_lines_the_first_is_named_although_only_the_second_breaks_the
         rows(log(b"0 51 0.1\n0 51 1.5\nrubbish\n"))
 
 
-@pytest.mark.parametrize("block_bytes", [1000, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [LONGEST_LINE, 1 << 20])
 def test_the_longest_line_is_read_and_one_byte_more_refused(log, block_bytes):
     line = b"0 51 0.1".ljust(LONGEST_LINE)
     assert rows(log(line + b"\n"), block_bytes=block_bytes) == [(0, 51, 0.1)]

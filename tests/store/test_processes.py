@@ -36,7 +36,7 @@ transaction = store.transaction("run")
 tx = transaction.__enter__()
 assert tx.reserve(LIMITS, ask("not committed", 7))
 tx.append("half", {})
-tx._flush()
+tx.flush()
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -16,7 +16,8 @@ from gaelp.core.errors import MoneyError, StoreError
 from gaelp.core.verdict import FAIL, PASS, WAIT
 from gaelp.safety.approvals import Approval, Binding
 from gaelp.safety.ledger import Limits, Request
-from gaelp.store.store import GENESIS, Store, event_hash
+from gaelp.store.log import GENESIS, event_hash
+from gaelp.store.store import Store
 
 LIMITS = Limits(per_episode_micros=10, per_day_micros=50, total_micros=500, days=30)
 ASK = Request(intent="a", phase="real_testing", day=1, episode="day1/a", micros=10)

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event as sa_event
 
 from gaelp.core.clock import Clock, SystemClock
-from gaelp.core.errors import BadInput, StoreError, nearest
-from gaelp.core.verdict import FAIL, PASS, Verdict
-from gaelp.safety.approvals import Approval, Binding, approval_matches
-from gaelp.safety.ledger import Books, Entry, Kind, Limits, Request, may_reserve, resolve
+from gaelp.core.errors import StoreError, nearest
+from gaelp.safety.approvals import Approval
+from gaelp.safety.ledger import Books
 from gaelp.store import schema
 from gaelp.store.canonical import Json, canonical, parsed
-
-GENESIS = "0" * 64
-"""What the first event of a run is chained to. The run's name stays out: equal runs have equal chains."""
-
-LEDGER_KINDS = tuple(kind.value for kind in Kind)
-APPROVED, APPROVAL_CONSUMED = "approved", "approval_consumed"
-FOLDED_KINDS = (*LEDGER_KINDS, APPROVED, APPROVAL_CONSUMED)
+from gaelp.store.database import database_url, open_engine, schema_version
+from gaelp.store.log import FOLDED_KINDS, GENESIS, Event, State, event_hash, folded, read_event
+from gaelp.store.transaction import Transaction
 
 _SYSTEM_CLOCK = SystemClock()
 _PAGE = 1000
-_BUSY_S = 60.0
-"""How long a writer waits for another process; a transaction here is a matter of milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of the log. `at` (ISO 8601, UTC) and `ambient` are wall-clock matters, outside `hash`."""
-
-    seq: int
-    kind: str
-    payload: Json
-    at: str
-    ambient: Json | None
-    prev_hash: str
-    hash: str
+"""Rows read at once, so that no reader holds a connection while somebody thinks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +30,6 @@ class RunRecord:
 
     run_id: str
     created_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """A run's log folded up to `seq`."""
-
-    seq: int = 0
-    head: str = GENESIS
-    books: Books = field(default_factory=Books)
-    unused: tuple[Approval, ...] = ()
-
-
-def event_hash(prev_hash: str, kind: str, payload_text: str) -> str:
-    """SHA-256 over the previous hash, the kind and the canonical payload, each on a line of its own."""
-    return hashlib.sha256(f"{prev_hash}\n{kind}\n{payload_text}".encode()).hexdigest()
 
 
 class Store:
@@ -79,7 +42,7 @@ class Store:
     def __init__(self, engine: sa.Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, State] = {}
 
     @classmethod
     def open(cls, url: str | Path, clock: Clock = _SYSTEM_CLOCK) -> Store:
@@ -87,16 +50,16 @@ class Store:
 
         Raises StoreError when it is newer than this code, or no database of ours.
         """
-        store = cls(_engine(url), clock)
+        store = cls(open_engine(url), clock)
         store._bring_up_to_date()
         return store
 
     @classmethod
     def existing(cls, url: str | Path, clock: Clock = _SYSTEM_CLOCK) -> Store:
         """Open a database that must be there already: for commands that read or answer a run."""
-        parsed_url = _parsed_url(url)
-        if parsed_url.get_backend_name() == "sqlite" and not Path(str(parsed_url.database)).is_file():
-            raise StoreError(f"no store at {parsed_url.database}: start a run first, or name another file.")
+        at = database_url(url)
+        if at.get_backend_name() == "sqlite" and not Path(str(at.database)).is_file():
+            raise StoreError(f"no store at {at.database}: start a run first, or name another file.")
         return cls.open(url, clock)
 
     def close(self) -> None:
@@ -152,9 +115,9 @@ class Store:
                 raise self._unknown(run_id)
             tx = Transaction(connection, run_id, self._refreshed(connection, run_id), self._now)
             yield tx
-            tx._flush()
+            tx.flush()
         # Only now, committed: a rolled-back transaction must leave no trace in memory either.
-        self._states[run_id] = tx._state
+        self._states[run_id] = tx.state
 
     def events(self, run_id: str, kinds: Iterable[str] | None = None, after: int = 0) -> Iterator[Event]:
         """The events with seq > `after`, of these kinds only when given, in order, read a page at a time."""
@@ -166,7 +129,7 @@ class Store:
             with self._engine.connect() as connection:
                 rows = connection.execute(query.where(table.c.seq > after)).all()
             for row in rows:
-                yield _event(row)
+                yield read_event(row)
             if len(rows) < _PAGE:
                 return
             after = rows[-1].seq
@@ -203,24 +166,24 @@ class Store:
             prev = found.hash
         return count
 
-    def _read_state(self, run_id: str) -> _State:
+    def _read_state(self, run_id: str) -> State:
         self.config(run_id)
         with self._engine.connect() as connection:
             state = self._refreshed(connection, run_id)
         self._states[run_id] = state
         return state
 
-    def _refreshed(self, connection: sa.Connection, run_id: str) -> _State:
+    def _refreshed(self, connection: sa.Connection, run_id: str) -> State:
         """The cached fold brought up to the log as `connection` sees it."""
         table = schema.event
-        state = self._states[run_id] if run_id in self._states else _State()
+        state = self._states[run_id] if run_id in self._states else State()
         last = connection.execute(
             sa.select(table.c.seq, table.c.hash)
             .where(table.c.run_id == run_id)
             .order_by(table.c.seq.desc())
             .limit(1)
         ).first()
-        if last is None or last.seq == state.seq:
+        if last is None or last.seq <= state.seq:
             return state
         news = connection.execute(
             sa.select(table)
@@ -228,7 +191,7 @@ class Store:
             .where(table.c.seq > state.seq, table.c.seq <= last.seq)
             .order_by(table.c.seq)
         )
-        return replace(_folded(state, map(_event, news)), seq=last.seq, head=last.hash)
+        return replace(folded(state, map(read_event, news)), seq=last.seq, head=last.hash)
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -244,7 +207,7 @@ class Store:
     def _bring_up_to_date(self) -> None:
         try:
             with self._engine.connect() as connection:
-                version = _version(connection)
+                version = schema_version(connection)
             if version == schema.SCHEMA_VERSION:
                 return
             if version is not None and version > schema.SCHEMA_VERSION:
@@ -265,237 +228,3 @@ class Store:
 
     def _now(self) -> str:
         return self._clock.now().isoformat()
-
-
-class Transaction:
-    """What may be done to one run inside `Store.transaction`; made nowhere else."""
-
-    def __init__(self, connection: sa.Connection, run_id: str, state: _State, now: Callable[[], str]) -> None:
-        self._connection = connection
-        self._run_id = run_id
-        self._state = state
-        self._now = now
-        self._pending: list[dict[str, object]] = []
-
-    @property
-    def books(self) -> Books:
-        """The ledger: everything committed by anybody, and what this transaction appended."""
-        return self._state.books
-
-    @property
-    def unused_approvals(self) -> tuple[Approval, ...]:
-        return self._state.unused
-
-    @property
-    def last_seq(self) -> int:
-        """The number of the last event, this transaction's included."""
-        return self._state.seq
-
-    def append(
-        self, kind: str, payload: Mapping[str, object], ambient: Mapping[str, object] | None = None
-    ) -> int:
-        """Append a fact and return its seq. `ambient`: what differs between equal runs (seconds, pids, ports).
-
-        Raises StoreError for a payload that is not finite JSON, and for the kinds of ledger and approvals,
-        which have methods of their own: an entry nobody authorised must not get in by the back door.
-        """
-        if kind in FOLDED_KINDS:
-            raise StoreError(
-                f"{kind!r} events are written by reserve, resolve, grant or approve, not appended."
-            )
-        return self._append(kind, payload, ambient)
-
-    def grant(self, phase: str, micros: int, by: str) -> None:
-        """Record that the person `by` lets `phase` spend `micros` more."""
-        if not by:
-            raise BadInput("a grant names the person who gives it.")
-        intent = f"grant/{phase}/{self._state.seq + 1}"
-        entry = Entry(kind=Kind.GRANTED, intent=intent, phase=phase, day=0, episode="", micros=micros)
-        self._enter(entry, {"by": by})
-
-    def reserve(self, limits: Limits, request: Request) -> Verdict:
-        """Authorise `request` and set its money aside, in one; appends nothing unless the verdict is PASS.
-
-        The same request again, while its bill is open, is PASS and appends nothing. FAIL `intent_reused`: the
-        intent stands for another request. FAIL `intent_settled`: its bill is in and its money released, so
-        a call made now would be covered by nothing.
-        """
-        if request.intent in self.books.reservations:
-            held = self.books.reservations[request.intent]
-            told = {"intent": request.intent, "micros": request.micros}
-            if held.request != request:
-                reason = (
-                    f"intent {request.intent!r} stands for {held.request.micros} micros of another request."
-                )
-                return Verdict(FAIL, "intent_reused", reason, told)
-            if held.posted is not None:
-                return Verdict(FAIL, "intent_settled", f"intent {request.intent!r} is settled already.", told)
-            return Verdict(PASS, "may_reserve", f"intent {request.intent!r} is reserved already.", told)
-        verdict = may_reserve(self.books, limits, request)
-        if verdict:
-            self._enter(request.entry(), {})
-        return verdict
-
-    def resolve(self, intent: str, actual_micros: int) -> tuple[Entry, ...]:
-        """Settle an intent at its bill and return what was entered; nothing when it is in the books like that.
-
-        Raises MoneyError as `safety.ledger.resolve` does.
-        """
-        entries = resolve(self.books, intent, actual_micros)
-        for entry in entries:
-            self._enter(entry, {})
-        return entries
-
-    def late_charge(self, request: Request) -> None:
-        """Record spend that no reservation stands for, as a breach of `request.micros` in its phase and day.
-
-        Recorded once by its intent; the same again appends nothing. Raises StoreError when it is told differently.
-        """
-        intent = request.intent
-        if intent in self.books.reservations:
-            raise StoreError(f"intent {intent!r} has a reservation: resolve it at its whole bill instead.")
-        if intent in self.books.breaches:
-            if self.books.breaches[intent] != request.micros:
-                raise StoreError(
-                    f"late charge {intent!r} is recorded with {self.books.breaches[intent]} micros."
-                )
-            return
-        self._enter(replace(request.entry(), kind=Kind.BREACH), {})
-
-    def approve(self, approval: Approval) -> None:
-        """Record a person's yes. Given twice it may be used twice."""
-        self._append(APPROVED, {**asdict(approval.binding), "by": approval.by}, None)
-        self._state = replace(self._state, unused=(*self._state.unused, approval))
-
-    def consume_approval(self, wanted: Binding) -> Verdict:
-        """Use up the oldest unused approval of exactly `wanted`; WAIT, and no event, when there is none."""
-        verdict = approval_matches(self.unused_approvals, wanted)
-        if verdict:
-            self._append(
-                APPROVAL_CONSUMED, {**asdict(wanted), "by": _first(self.unused_approvals, wanted).by}, None
-            )
-            self._state = replace(self._state, unused=_without(self.unused_approvals, wanted))
-        return verdict
-
-    def _enter(self, entry: Entry, more: dict[str, object]) -> None:
-        # The fold is asked first: it holds the invariants, and an entry it refuses is never written.
-        books = self._state.books.apply(entry)
-        told = {key: value for key, value in asdict(entry).items() if key != "kind"}
-        self._append(entry.kind.value, told | more, None)
-        self._state = replace(self._state, books=books)
-
-    def _append(self, kind: str, payload: Mapping[str, object], ambient: Mapping[str, object] | None) -> int:
-        if not kind:
-            raise StoreError("an event has a kind, got none.")
-        seq = self._state.seq + 1
-        text = canonical(payload, f"event {seq} ({kind})")
-        digest = event_hash(self._state.head, kind, text)
-        self._pending.append(
-            {
-                "run_id": self._run_id,
-                "seq": seq,
-                "kind": kind,
-                "payload": text,
-                "at": self._now(),
-                "ambient": None
-                if ambient is None
-                else canonical(ambient, f"ambient of event {seq} ({kind})"),
-                "prev_hash": self._state.head,
-                "hash": digest,
-            }
-        )
-        self._state = replace(self._state, seq=seq, head=digest)
-        if len(self._pending) >= _PAGE:
-            self._flush()
-        return seq
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._connection.execute(sa.insert(schema.event), self._pending)
-            self._pending = []
-
-
-def _folded(state: _State, events: Iterable[Event]) -> _State:
-    """`state` with the ledger and approval events applied, in order."""
-    entries: list[Entry] = []
-    unused = state.unused
-    for found in events:
-        told = found.payload
-        if found.kind in LEDGER_KINDS:
-            entries.append(_entry(found))
-        elif found.kind == APPROVED:
-            unused = (*unused, Approval(_binding(told), str(told["by"])))
-        else:
-            unused = _without(unused, _binding(told))
-    return replace(state, books=state.books.apply_all(entries), unused=unused)
-
-
-def _first(approvals: tuple[Approval, ...], wanted: Binding) -> Approval:
-    return next(approval for approval in approvals if approval.binding == wanted)
-
-
-def _without(approvals: tuple[Approval, ...], wanted: Binding) -> tuple[Approval, ...]:
-    """The approvals without the oldest one of `wanted`."""
-    used = approvals.index(_first(approvals, wanted))
-    return approvals[:used] + approvals[used + 1 :]
-
-
-def _entry(found: Event) -> Entry:
-    told: dict[str, Any] = {
-        name: found.payload[name] for name in ("intent", "phase", "day", "episode", "micros")
-    }
-    return Entry(kind=Kind(found.kind), **told)
-
-
-def _binding(told: Json) -> Binding:
-    names = ("actor_hash", "phase", "step", "limit_micros", "evidence_hash")
-    fields: dict[str, Any] = {name: told[name] for name in names}
-    return Binding(**fields)
-
-
-def _event(row: Any) -> Event:
-    where = f"event {row.seq}"
-    ambient = None if row.ambient is None else parsed(row.ambient, f"ambient of {where}")
-    return Event(row.seq, row.kind, parsed(row.payload, where), row.at, ambient, row.prev_hash, row.hash)
-
-
-def _version(connection: sa.Connection) -> str | None:
-    """The migration a database stands at; None for one that has seen none of ours."""
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return None
-    version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    return None if version is None else str(version)
-
-
-def _parsed_url(url: str | Path) -> sa.URL:
-    return sa.make_url(str(url) if "://" in str(url) else f"sqlite:///{url}")
-
-
-def _engine(url: str | Path) -> sa.Engine:
-    parsed_url = _parsed_url(url)
-    if parsed_url.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed_url)
-    if parsed_url.database in (None, "", ":memory:"):
-        raise StoreError("the store remembers on disk: name a file, not an in-memory database.")
-    folder = Path(str(parsed_url.database)).parent
-    if not folder.is_dir():
-        raise StoreError(f"no directory {folder} to keep the store in: create it first.")
-    engine = sa.create_engine(parsed_url, connect_args={"timeout": _BUSY_S})
-    sa_event.listen(engine, "connect", _prepare_sqlite)
-    sa_event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # The driver must not begin transactions by itself: it would begin them as readers.
-    connection.isolation_level = None
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode=WAL")
-    # A reservation must be on disk, not in a cache, before the call it pays for leaves.
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    options = connection.get_execution_options()
-    connection.exec_driver_sql(options["gaelp_begin"] if "gaelp_begin" in options else "BEGIN")
