@@ -188,15 +188,14 @@ class JourneyConfig(_Part):
         return self
 
 
-def read_config(path: Path) -> JourneyConfig:
-    """The journey in a TOML file. Raises BadInput with the file and the key that is wrong."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """The plain values of a TOML file. Raises BadInput naming the file."""
     if not path.is_file():
         raise BadInput(f"no configuration file {path}.")
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid TOML: {error}.") from error
-    return build_config(told, str(path))
 
 
 def build_config(told: dict[str, Any], where: str) -> JourneyConfig:

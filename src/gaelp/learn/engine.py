@@ -249,19 +249,20 @@ class RLTrainingEngine:
         def wiped(x: NDArray[np.generic], ok: NDArray[np.bool_]) -> NDArray[np.generic]:
             return np.where(ok.reshape(ok.shape + (1,) * (x.ndim - 2)), x, 0)
 
-        return Experience(
-            observation=padded(wiped(host.observation, seen), np.float32),
-            mask=padded(host.mask, np.bool_),
-            action=padded(wiped(host.action, host.valid), np.int32),
-            log_prob=padded(wiped(host.log_prob, host.valid), np.float32),
-            reward=padded(wiped(host.reward, host.valid), np.float32),
-            end=padded(host.end, np.int8),
-            valid=padded(host.valid, np.bool_),
-            weight=padded(host.weight, np.float32),
-            hidden=padded(wiped(hidden, seen), np.float32),
-            simulated=padded(simulated, np.bool_),
-            claimed=padded(np.broadcast_to(mine, (b,)) & simulated, np.bool_),
-        )
+        arrays = {
+            "observation": padded(wiped(host.observation, seen), np.float32),
+            "mask": padded(host.mask, np.bool_),
+            "action": padded(wiped(host.action, host.valid), np.int32),
+            "log_prob": padded(wiped(host.log_prob, host.valid), np.float32),
+            "reward": padded(wiped(host.reward, host.valid), np.float32),
+            "end": padded(host.end, np.int8),
+            "valid": padded(host.valid, np.bool_),
+            "weight": padded(host.weight, np.float32),
+            "hidden": padded(wiped(hidden, seen), np.float32),
+            "simulated": padded(simulated, np.bool_),
+            "claimed": padded(np.broadcast_to(mine, (b,)) & simulated, np.bool_),
+        }
+        return Experience(**jax.device_put(arrays))
 
     async def verify_learning(
         self, depth: Depth = Depth.FULL, played_hash: str | None = None

@@ -25,7 +25,7 @@ from jax import Array
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.learn import distributions as dist
-from gaelp.learn.networks import Agent, Policy, forward, fresh_agent
+from gaelp.learn.networks import Agent, Layers, Policy, forward, fresh_agent
 from gaelp.learn.normalise import Normaliser
 from gaelp.learn.returns import vtrace
 
@@ -412,7 +412,7 @@ def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Ru
     return _Run(run.weights + change, moments, tally, run.epoch, run.minibatch + 1, stopped)
 
 
-def _flat(tree: eqx.Module | tuple[eqx.Module, ...]) -> Array:
+def _flat(tree: Agent | Layers | tuple[Layers, ...]) -> Array:
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 

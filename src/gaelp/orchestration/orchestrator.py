@@ -16,7 +16,7 @@ import numpy as np
 
 from gaelp.core.config import Cadence
 from gaelp.core.episode import EpisodeBatch, select
-from gaelp.core.errors import BadInput, UnusableBatch
+from gaelp.core.errors import BadInput, PhaseFailed, UnusableBatch
 from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict, worst
 from gaelp.evidence import ope
 from gaelp.learn import ppo
@@ -86,7 +86,8 @@ class TrainingOrchestrator:
                 try:
                     verdict = await play(self.phases[name])
                 except Stopped as stop:
-                    verdict = stop.verdict
+                    # A halt is not the phase's end: a person may lift it, and the run goes on where it stood.
+                    raise PhaseFailed(stop.verdict.reason) from stop
                 self._end(self.phases[name], verdict)
             onward = may_continue(verdict, declared=self.config.continue_after_wait, sandbox=type(self.platform).is_sandbox)
             outcomes[name] = PhaseOutcome(verdict, onward.ruling is PASS)

@@ -1,4 +1,7 @@
-"""A run: its configuration, store, files and latch, and the few verbs every stage shares. Imports no JAX."""
+"""A run: its configuration, store, files and latch, and the few verbs every stage shares.
+
+Imports no JAX; HTTP and NumPy only where a call needs them, since `gaelp status` and `gaelp halt` start through here.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-
-import httpx
+from typing import TYPE_CHECKING, Protocol
 
 from gaelp.core.config import JourneyConfig, build_config
 from gaelp.core.errors import BadInput, PhaseFailed
 from gaelp.core.schema import Schema, default_schema
 from gaelp.core.verdict import FAIL, Verdict
-from gaelp.platforms.sandbox.client import SandboxPlatform
-from gaelp.platforms.sandbox.process import SandboxProcess, ensure_running
 from gaelp.safety import latch
 from gaelp.safety.approvals import Binding
 from gaelp.safety.guards import not_halted
-from gaelp.store import checkpoints
 from gaelp.store.store import Store
+
+if TYPE_CHECKING:
+    from gaelp.platforms.sandbox.client import SandboxPlatform
+    from gaelp.platforms.sandbox.process import SandboxProcess
+    from gaelp.store.checkpoints import Checkpoint
 
 STORE_FILE = "gaelp.sqlite"
 POLL_S = 0.25
@@ -53,7 +56,7 @@ class Wanted:
 
 
 Person = Callable[["Run", Wanted], None]
-"""Somebody who answers at once; the demo has one, a real run waits for the command line."""
+"""Told once of what is wanted. The demo's answers at once; a real run's shows it and waits for the command line."""
 
 
 @dataclass
@@ -106,14 +109,23 @@ class Run:
 
     def save(self, arrays: Mapping[str, object], manifest: Mapping[str, object]) -> str:
         """Store arrays by content; returns the hash that an event then names."""
+        from gaelp.store import checkpoints
+
         return checkpoints.save(self.artifacts, arrays, manifest)  # type: ignore[arg-type]
 
-    def load(self, content_hash: object) -> checkpoints.Checkpoint:
+    def load(self, content_hash: object) -> Checkpoint:
         """Arrays back, verified."""
+        from gaelp.store import checkpoints
+
         return checkpoints.load(self.artifacts, str(content_hash))
 
     def open_platform(self) -> tuple[SandboxPlatform, SandboxProcess]:
         """The run's platform, started or found."""
+        import httpx
+
+        from gaelp.platforms.sandbox.client import SandboxPlatform
+        from gaelp.platforms.sandbox.process import ensure_running
+
         process = ensure_running(self.directory / "sandbox", seed=self.config.seed, markets=self.config.platform.markets)
         return SandboxPlatform(httpx.Client(base_url=process.base_url, timeout=30.0)), process
 
@@ -129,10 +141,11 @@ class Run:
         }  # fmt: skip
         if self.found("authorised", phase=binding.phase, step=binding.step):
             return
-        if not self.found("authorisation_wanted", phase=binding.phase, step=binding.step):
+        asked = bool(self.found("authorisation_wanted", phase=binding.phase, step=binding.step))
+        if not asked:
             self.append("authorisation_wanted", told)
-            if self.person is not None:
-                self.person(self, wanted)
+        if self.person is not None and not self._answered(binding):
+            self.person(self, wanted)
         while True:
             self.require_running()
             with self.store.transaction(self.run_id) as tx:
@@ -141,6 +154,10 @@ class Run:
                     tx.append("authorised", told)
                     return
             await asyncio.sleep(POLL_S)
+
+    def _answered(self, binding: Binding) -> bool:
+        """Has this very step been approved already, and only waits to be taken up?"""
+        return any(approval.binding == binding for approval in self.store.unused_approvals(self.run_id))
 
 
 def evidence_hash(payloads: Sequence[Mapping[str, object]]) -> str:
@@ -153,8 +170,11 @@ def open_store(home: Path) -> Store:
     return Store.existing(home / STORE_FILE)
 
 
-def begin_run(home: Path, told: dict[str, object], where: str) -> Run:
-    """Enter a new run with the journey `told` (plain values, checked). Its name is the journey's and a number."""
+def begin_run(home: Path, told: dict[str, object], where: str, answered_by: str) -> Run:
+    """Enter a new run with the journey `told` (plain values, checked). Its name is the journey's and a number.
+
+    answered_by: 'person' when grants come from the command line, 'demo' when the demo gives them itself.
+    """
     config = build_config(told, where)
     home.mkdir(parents=True, exist_ok=True)
     store = Store.open(home / STORE_FILE)
@@ -163,7 +183,7 @@ def begin_run(home: Path, told: dict[str, object], where: str) -> Run:
     if (home / run_id).exists():
         raise BadInput(f"{home / run_id} exists but is no run of the store: move it away.")
     (home / run_id).mkdir()
-    store.create_run(run_id, {"journey": told})
+    store.create_run(run_id, {"journey": told, "answered_by": answered_by})
     return Run(run_id, home, store, config)
 
 
@@ -173,3 +193,16 @@ def existing_run(home: Path, run_id: str | None) -> Run:
     name = store.latest_run().run_id if run_id is None else run_id
     told = store.config(name)
     return Run(name, home, store, build_config(told["journey"], f"run {name}"))  # type: ignore[arg-type]
+
+
+def pending(run: Run) -> Binding:
+    """What the run waits to have approved. Raises BadInput when it waits for nothing."""
+    done = {(told["phase"], told["step"]) for told in run.found("authorised")}
+    wanted = [told for told in run.found("authorisation_wanted") if (told["phase"], told["step"]) not in done]
+    if not wanted:
+        raise BadInput(f"run {run.run_id} waits for no approval; `gaelp status {run.run_id}` says where it stands.")
+    told = wanted[-1]
+    return Binding(
+        actor_hash=str(told["actor_hash"]), phase=str(told["phase"]), step=int(str(told["step"])),
+        limit_micros=int(str(told["limit_micros"])), evidence_hash=str(told["evidence_hash"]),
+    )  # fmt: skip

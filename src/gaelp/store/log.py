@@ -62,13 +62,9 @@ def folded(state: State, events: Iterable[Event]) -> State:
     return replace(state, books=state.books.apply_all(entries), unused=unused)
 
 
-def _first(approvals: tuple[Approval, ...], wanted: Binding) -> Approval:
-    return next(approval for approval in approvals if approval.binding == wanted)
-
-
 def without(approvals: tuple[Approval, ...], wanted: Binding) -> tuple[Approval, ...]:
     """The approvals without the oldest one of `wanted`."""
-    used = approvals.index(_first(approvals, wanted))
+    used = [approval.binding for approval in approvals].index(wanted)
     return approvals[:used] + approvals[used + 1 :]
 
 

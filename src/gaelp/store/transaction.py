@@ -128,9 +128,7 @@ class Transaction:
         """Use up the oldest unused approval of exactly `wanted`; WAIT, and no event, when there is none."""
         verdict = approval_matches(self.unused_approvals, wanted)
         if verdict:
-            self._append(
-                APPROVAL_CONSUMED, {**asdict(wanted), "by": _first(self.unused_approvals, wanted).by}, None
-            )
+            self._append(APPROVAL_CONSUMED, {**asdict(wanted), "by": verdict.evidence["by"]}, None)
             self._state = replace(self._state, unused=without(self.unused_approvals, wanted))
         return verdict
 

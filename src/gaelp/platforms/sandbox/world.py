@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput
+from gaelp.platforms.sandbox import OVER_DELIVERY
 
 TICKS = 48
 """Half hours in a day."""
@@ -58,7 +59,7 @@ class Settings:
     markets: int = 8
     auctions_per_day: int = 12_000
     users: int = 600
-    over_delivery: int = 2
+    over_delivery: int = OVER_DELIVERY
     tiring: float = 0.25
 
     def __post_init__(self) -> None:

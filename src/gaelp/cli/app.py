@@ -1,0 +1,290 @@
+"""The command line: parse, call one thing, print what it said. Users' mistakes become one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from gaelp.cli.replay_command import replay_command
+from gaelp.core.errors import BadInput, GaelpError
+
+app = typer.Typer(
+    name="gaelp",
+    help="Take an ad-buying agent through simulation, history, a small real budget and scale; each step on evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Home = Annotated[Path, typer.Option("--home", help="Where runs and their store are kept.", envvar="GAELP_HOME")]
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")]
+RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; the latest when left out.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value; may be repeated.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The seed; equal seeds give equal runs.")]
+Algorithm = Annotated[str | None, typer.Option("--algorithm", help="ppo; dqn and sac are not built yet.")]
+
+RUNS = Path("runs")
+DEMO = Path(__file__).parent / "demo.toml"
+
+
+def main() -> None:
+    """The entry point: exit code 0 on success, 1 when the work ended badly, 2 for a mistake in what was asked."""
+    try:
+        app(standalone_mode=False)
+    except GaelpError as error:
+        print(f"gaelp: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except click.exceptions.NoArgsIsHelpError as shown:
+        print(shown.format_message())
+        raise SystemExit(2) from None
+    except click.UsageError as error:
+        print(f"gaelp: {error.format_message()}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, click.Abort):
+        print("gaelp: interrupted; `gaelp resume` goes on from the last saved point.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except click.exceptions.Exit as end:
+        raise SystemExit(end.exit_code) from None
+
+
+@app.command()
+def demo(
+    home: Home = RUNS, seed: Seed = None, algorithm: Algorithm = None, settings: Settings = None, json_: Json = False
+) -> None:
+    """Walk one agent through all four phases on the sandbox ad network; grants and approvals are given visibly.
+
+    Example:
+
+        gaelp demo --seed 7
+    """
+    import tomllib
+
+    from gaelp.cli.journey import start
+
+    told = tomllib.loads(DEMO.read_text(encoding="utf-8"))
+    start(home, told, "the demo's configuration", _overrides(seed, algorithm, settings), answered_by="demo", as_json=json_)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The journey's TOML file.")],
+    home: Home = RUNS, seed: Seed = None, algorithm: Algorithm = None, settings: Settings = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Run a configured journey; it waits for `gaelp grant` and `gaelp approve` before any money.
+
+    Example:
+
+        gaelp run journey.toml --set simulation.episodes=6400
+    """
+    from gaelp.cli.journey import start
+
+    start(home, _toml(config), str(config), _overrides(seed, algorithm, settings), answered_by="person", as_json=json_)
+
+
+@app.command()
+def resume(
+    run_name: RunName = None,
+    home: Home = RUNS,
+    lift: Annotated[str | None, typer.Option("--lift", help="Lift a halt, with the reason.")] = None,
+    json_: Json = False,
+) -> None:
+    """Go on with a run that was killed or halted, from its last saved point, to the same result.
+
+    Example:
+
+        gaelp resume demo-1
+    """
+    from gaelp.cli.journey import go_on
+
+    go_on(home, run_name, lift=lift, as_json=json_)
+
+
+@app.command()
+def plan(config: Annotated[Path, typer.Argument(help="The journey's TOML file.")], settings: Settings = None, json_: Json = False) -> None:
+    """Show phases, cadences, gates, guards and what you can lose, before anything runs.
+
+    Example:
+
+        gaelp plan journey.toml
+    """
+    from gaelp.cli.plan import show_plan
+
+    show_plan(_toml(config), str(config), settings or [], as_json=json_)
+
+
+@app.command()
+def status(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> None:
+    """Say where a run stands and what it waits for.
+
+    Example:
+
+        gaelp status demo-1 --json
+    """
+    from gaelp.orchestration.run import open_store
+    from gaelp.report.summary import status as status_of
+
+    store = open_store(home)
+    told = status_of(store, run_name if run_name is not None else store.latest_run().run_id)
+    _tell(told, json_)
+
+
+@app.command()
+def report(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> None:
+    """Write a run's report.html from its event log.
+
+    Example:
+
+        gaelp report demo-1
+    """
+    from gaelp.orchestration.run import existing_run
+    from gaelp.report.html import write_report
+
+    found = existing_run(home, run_name)
+    path = found.directory / "report.html"
+    write_report(found.store, found.run_id, path)
+    _tell({"run": found.run_id, "report": str(path)}, json_)
+
+
+@app.command()
+def grant(
+    run_name: RunName = None,
+    phase: Annotated[str, typer.Option("--phase", help="real_testing or scaled.")] = ...,  # type: ignore[assignment]
+    amount: Annotated[str, typer.Option("--amount", help="Whole units of the account's currency, such as 500.")] = ...,  # type: ignore[assignment]
+    by: Annotated[str, typer.Option("--by", help="Who grants it.")] = ...,  # type: ignore[assignment]
+    home: Home = RUNS,
+    json_: Json = False,
+) -> None:
+    """Let a phase of a run spend up to an amount more. Nothing is ever granted by default.
+
+    Example:
+
+        gaelp grant journey-1 --phase real_testing --amount 500 --by "R. Money"
+    """
+    from gaelp.core.errors import nearest
+    from gaelp.core.money import parse_money
+    from gaelp.orchestration.run import existing_run
+
+    live = ("real_testing", "scaled")
+    if phase not in live:
+        raise BadInput(f"no phase {phase!r} spends money: one of {', '.join(live)}.{nearest(phase, live)}")
+    found = existing_run(home, run_name)
+    money = parse_money(amount, found.config.currency)
+    if money.micros == 0:
+        raise BadInput("a grant of 0 grants nothing: name an amount above it.")
+    with found.store.transaction(found.run_id) as tx:
+        tx.grant(phase, money.micros, by)
+        available = tx.books.phase(phase).available
+    _tell({"run": found.run_id, "phase": phase, "granted_micros": money.micros, "available_micros": available, "by": by}, json_)
+
+
+@app.command()
+def approve(
+    run_name: RunName = None,
+    by: Annotated[str, typer.Option("--by", help="Who approves.")] = ...,  # type: ignore[assignment]
+    home: Home = RUNS,
+    json_: Json = False,
+) -> None:
+    """Approve the step a run waits for: bound to its actor, its limit and the evidence shown.
+
+    Example:
+
+        gaelp approve journey-1 --by "R. Money"
+    """
+    from gaelp.orchestration.run import existing_run, pending
+    from gaelp.safety.approvals import Approval
+
+    found = existing_run(home, run_name)
+    wanted = pending(found)
+    with found.store.transaction(found.run_id) as tx:
+        tx.approve(Approval(wanted, by))
+    told = {"run": found.run_id, "phase": wanted.phase, "step": wanted.step, "limit_micros": wanted.limit_micros,
+            "actor_hash": wanted.actor_hash, "by": by}  # fmt: skip
+    _tell(told, json_)
+
+
+@app.command()
+def halt(
+    run_name: RunName = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "halted from the command line",
+    home: Home = RUNS,
+    json_: Json = False,
+) -> None:
+    """Stop a run: drop the latch its guards read, and pause each of its campaigns on the platform.
+
+    Example:
+
+        gaelp halt demo-1 --reason "spend looks wrong"
+    """
+    from gaelp.orchestration.halt import halt as halt_run
+    from gaelp.orchestration.run import existing_run
+
+    found = existing_run(home, run_name)
+    stopped = halt_run(found, reason)
+    told = {"run": found.run_id, "halted": True, "paused": list(stopped.paused), "already_paused": stopped.already_paused}
+    _tell(told, json_)
+
+
+@app.command()
+def verify(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> None:
+    """Repeat learning verification on a run's last weights, and show its parts with their numbers.
+
+    Example:
+
+        gaelp verify demo-1 --json
+    """
+    from gaelp.cli.proof import show_verification
+
+    show_verification(home, run_name, as_json=json_)
+
+
+@app.command()
+def validate(
+    run_name: RunName = None,
+    negative_controls: Annotated[bool, typer.Option("--negative-controls", help="Also repeat a short run that must not learn.")] = False,
+    home: Home = RUNS,
+    json_: Json = False,
+) -> None:
+    """Prove from the event log that a run trained, at its cadence, and that every micro adds up.
+
+    Example:
+
+        gaelp validate demo-1 --negative-controls
+    """
+    from gaelp.cli.proof import show_validation
+
+    show_validation(home, run_name, negative_controls=negative_controls, as_json=json_)
+
+
+app.command(name="replay")(replay_command)
+
+
+def _overrides(seed: int | None, algorithm: str | None, settings: list[str] | None) -> list[str]:
+    told = list(settings or [])
+    if seed is not None:
+        told.append(f"seed={seed}")
+    if algorithm is not None:
+        told.append(f'algorithm="{algorithm}"')
+    return told
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    from gaelp.core.config import read_toml
+
+    return read_toml(path)
+
+
+def _tell(told: dict[str, Any], as_json: bool) -> None:
+    """One JSON object, or one line per field."""
+    if as_json:
+        print(json.dumps(told))
+        return
+    width = max(len(key) for key in told)
+    for key, value in told.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{key:<{width}}  {shown if shown not in (None, '') else '-'}")
