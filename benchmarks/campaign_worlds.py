@@ -1,4 +1,4 @@
-"""The worlds the benchmarks play in: eight made-up line items whose users tire, and the pacer tuned for none of them.
+"""The worlds the benchmarks play in: eight made-up line items whose users tire, around a pacer that nobody tuned.
 
 It fits nothing and reads nothing: a benchmark must find the same market on every machine.
 """
@@ -11,9 +11,9 @@ import numpy as np
 from gaelp.bidding.landscape import tabulate
 from gaelp.bidding.pacer import DEFAULT_PARAMS
 from gaelp.core.schema import TICKS_PER_DAY, Schema
+from gaelp.learn import ppo
 from gaelp.market.campaign import CampaignMarket, Certified, SampleMove
 from gaelp.market.world import Posterior
-from gaelp.learn import ppo
 
 LINE_ITEMS = 8
 FRESH_SHARE = 0.6

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.learn import toys
 
 from gaelp.core.errors import BadInput
 from gaelp.learn import distributions as dist
-from gaelp.learn.normalise import LARGEST, fit_scaling
+from gaelp.learn.normalise import LARGEST, fit_normaliser, fit_scaling
 
 
 def test_masked_moves_have_no_probability_and_the_rest_sums_to_one():
@@ -54,10 +57,10 @@ def test_sampling_inverts_the_cumulative_distribution():
 
 
 def test_a_masked_move_is_never_drawn():
-    # Allowed are the middle moves; the ends of the unit interval must not reach the masked ones.
+    # Allowed are the middle moves; not even a number that rounding has carried up to 1 reaches the masked ones.
     mask = jnp.array([False, True, True, False])
     log_probs = jnp.broadcast_to(dist.log_probabilities(jnp.zeros(4), mask), (3, 4))
-    assert set(dist.sample(log_probs, jnp.array([0.0, 0.5, 0.99999997])).tolist()) <= {1, 2}
+    assert set(dist.sample(log_probs, jnp.array([0.0, 0.5, 1.0])).tolist()) == {1, 2}
 
 
 def test_scaling_has_mean_zero_and_deviation_one_where_the_feature_moves():
@@ -81,3 +84,18 @@ def test_a_fit_on_one_row_is_refused():
 def test_a_fit_on_nan_is_refused_by_feature_and_row():
     with pytest.raises(BadInput, match="feature 1 of row 1"):
         fit_scaling(np.array([[1.0, 2.0], [3.0, np.nan]]))
+
+
+def test_the_normaliser_is_fitted_on_valid_transitions_only():
+    batch = toys.episodes(None, np.random.default_rng(0), count=6)
+    batch.observation[4:] = 1e6
+    fitted = fit_normaliser(
+        replace(batch, valid=np.repeat(np.arange(6) < 4, toys.STEPS).reshape(6, toys.STEPS))
+    )
+    assert float(jnp.abs(fitted.observation.mean).max()) <= 1.0
+
+
+def test_a_normaliser_of_no_hidden_truth_has_no_width():
+    batch = toys.episodes(None, np.random.default_rng(0), count=6)
+    blind = replace(batch, hidden=np.zeros((6, toys.STEPS + 1, 0), np.float32))
+    assert fit_normaliser(blind).hidden.mean.shape == (0,)

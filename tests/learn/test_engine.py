@@ -235,3 +235,14 @@ def test_live_batches_need_no_hidden_truth(rng):
     learner = toys.engine()
     toys.train(learner, replace(batch, hidden=np.zeros((32, toys.STEPS + 1, 0), np.float32)))
     assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), learner.state.agent))
+
+
+def test_compiled_programs_are_kept_on_disk(tmp_path):
+    code = (
+        "import pathlib, sys, jax\n"
+        "from gaelp.learn.runtime import enable_compilation_cache\n"
+        "enable_compilation_cache(pathlib.Path(sys.argv[1]) / 'made')\n"
+        "jax.jit(lambda x: x * 2 + 1)(3.0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert list((tmp_path / "made").iterdir())

@@ -167,6 +167,16 @@ def test_every_epoch_sees_every_transition_once(rng):
     assert one == pytest.approx(three, rel=1e-5)
 
 
+def test_every_call_shuffles_anew(rng):
+    learner = toys.engine()
+    batch = toys.episodes(None, rng)
+    keys = [np.asarray(learner.state.key)]
+    for _ in range(2):
+        toys.train(learner, batch)
+        keys.append(np.asarray(learner.state.key))
+    assert len({key.tobytes() for key in keys}) == 3
+
+
 def loss_of(*, u: list[float], advantage: list[float], importance: list[float]) -> float:
     """The policy loss of rows whose probability ratio to the start of the call is `u`."""
     agent = toys.engine().state.agent
@@ -227,6 +237,7 @@ def test_clipped_mass_tells_how_much_weight_the_bound_takes(rng):
     # p0 = e/(63 + e) = 0.0414, ratio 2.65 there and 0.974 elsewhere; the bound 1 takes what is above it.
     learner = toys.engine(min_ess=0.0)
     batch = toys.episodes(None, rng, source=Source.LOGGED)
+    batch.action[:8, 0] = toys.SCHEMA.zero_move
     ratio = np.where(batch.action == toys.SCHEMA.zero_move, 64 * np.e / (63 + np.e), 64 / (63 + np.e))
     expected = 1 - np.minimum(ratio, 1).sum() / ratio.sum()
     metrics = toys.train(learner, batch)

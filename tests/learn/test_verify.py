@@ -166,7 +166,9 @@ def test_the_privileged_critic_may_rest_where_nothing_was_simulated(honest):
 def test_gradients_that_are_not_finite_are_broken(honest):
     _, metrics, start = honest
     norms = dict(metrics[0].gradient_norm_before) | {"critic.0.bias": float("nan")}
-    assert judged(start.after(replace(metrics[0], gradient_norm_before=norms))).outcome is Outcome.BROKEN
+    verdict = judged(start.after(replace(metrics[0], gradient_norm_before=norms)))
+    assert verdict.outcome is Outcome.BROKEN
+    assert "not finite" in verdict.reason
 
 
 def test_no_better_than_the_pacer_is_not_learning(honest):

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -221,10 +222,9 @@ class RLTrainingEngine:
                     f"provenance: episode {i} was recorded under schema {provenance.schema_hash!r}, "
                     f"the engine's is {self.schema.hash!r}."
                 )
-        if ((host.sources < 0) | (host.sources >= len(SOURCES))).any():
-            raise UnusableBatch(
-                f"sources: episode {int(np.argmax(host.sources >= len(SOURCES)))} is of no known source."
-            )
+        unknown = (host.sources < 0) | (host.sources >= len(SOURCES))
+        if unknown.any():
+            raise UnusableBatch(f"sources: episode {int(np.argmax(unknown))} is of no known source.")
         simulated = host.sources == SOURCES.index(Source.SIMULATED)
         hidden = host.hidden
         if hidden.shape[2] != self.hidden_width:
@@ -262,7 +262,8 @@ class RLTrainingEngine:
             "simulated": padded(simulated, np.bool_),
             "claimed": padded(np.broadcast_to(mine, (b,)) & simulated, np.bool_),
         }
-        return Experience(**jax.device_put(arrays))
+        # Compiled calls take arrays of the host as they are; putting them on the device first costs more.
+        return Experience(**{name: cast(jax.Array, array) for name, array in arrays.items()})
 
     async def verify_learning(
         self, depth: Depth = Depth.FULL, played_hash: str | None = None
@@ -272,7 +273,8 @@ class RLTrainingEngine:
         played_hash: of the actor that played the episodes in question, when the caller knows it.
         Asked again in the same state it gives the same answer. Truthy only for LEARNING.
         """
-        return await asyncio.to_thread(self._verify, depth, played_hash)
+        async with self._training:
+            return await asyncio.to_thread(self._verify, depth, played_hash)
 
     def _verify(self, depth: Depth, played_hash: str | None) -> LearningVerdict:
         # From the arrays themselves and not from what was noted about them: that is what is being asked.

@@ -355,7 +355,7 @@ def judge_paired_return(trials: Trials, terms: Terms) -> Verdict:
         "clipped_share": clipped,
         "comparisons": {name: asdict(comparison) for name, comparison in found.items()},
     }
-    hopeless = [name for name, c in found.items() if c.upper <= c.bound and not c.lower > c.bound]
+    hopeless = [name for name, c in found.items() if c.upper <= c.bound]
     open_ones = [name for name, c in found.items() if not c.lower > c.bound]
     if hopeless:
         return Verdict(

@@ -8,6 +8,7 @@ later version widens it. It sees only what a platform reports, plus the incumben
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,13 +82,15 @@ class Fit:
 def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
     """Fit worlds to hourly reports; budgets of future campaign-days lie in [budget_low, budget_high] units."""
     g_items, n_days, _ = hours.log_bid.shape
-    parts = [_line_item(hours, g) for g in range(g_items)]
+    slopes = [_price_slope(hours, g) for g in range(g_items)]
+    pooled_slope, _, slope_sd = _pool(*(np.array(x) for x in zip(*slopes, strict=True)))
+    parts = [_line_item(hours, g, *_shrunk(*slopes[g], pooled_slope, slope_sd)) for g in range(g_items)]
     arrival = _arrival(hours)
     memory, strength, strength_se, base, base_se = _fatigue(hours)
     pooled, pooled_se, between = _pool(strength, strength_se)
-    trust = between**2 / (between**2 + strength_se**2)
-    shrunk = trust * strength + (1 - trust) * pooled
-    shrunk_se = np.sqrt(trust * strength_se**2 + (1 - trust) ** 2 * pooled_se**2)
+    shrunk, shrunk_se = _shrunk(strength, strength_se, pooled, between)
+    # What is drawn to the pool shares the pool's own uncertainty.
+    shrunk_se = np.sqrt(shrunk_se**2 + pooled_se**2)
     shared = {name: np.array([part[name] for part in parts]) for name in parts[0]}
     known = ("price_mean", "price_sd", "clicks_price", "click_rate", "cost_scale", "volume", "traffic", "price_hour", "price_day_sd")
     landscape = tabulate(
@@ -124,29 +127,47 @@ def _autoregression(residual: Array, weight: Array, noise: float) -> tuple[float
     return float(np.sqrt(variance)), memory
 
 
-def _line_item(hours: Hours, g: int) -> dict[str, Array]:
-    """Landscape and traffic of one line item.
-
-    The price scale comes from two-stage least squares: Phi^-1(win rate) on the log bid within day and half-hour effects,
-    with the randomised move as instrument, since the pacer's own bid follows the price.
-    """
-    bid, eligible, impressions = hours.log_bid[g], hours.eligible[g], hours.impressions[g]
-    clicks, cost = hours.clicks[g], hours.cost[g]
+def _usable(hours: Hours, g: int) -> tuple[NDArray[np.bool_], Array, Array]:
+    """(half hours with both won and lost auctions, Phi^-1 of the win rate, its precision in probit units), [D,48]."""
+    eligible, impressions = hours.eligible[g], hours.impressions[g]
     share = (impressions + 0.5) / (eligible + 1.0)
     usable = (eligible >= 20) & (impressions >= 1) & (impressions < eligible)
     if usable.sum() < 3 * TICKS_PER_DAY // 2:
         raise BadInput(f"line item {g}: only {int(usable.sum())} half hours with both won and lost auctions; too few to fit.")
     z = normal_quantile(share, np)
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-    weight = np.where(usable, eligible * density**2 / (share * (1 - share)), 0.0)
+    return usable, z, np.where(usable, eligible * density**2 / (share * (1 - share)), 0.0)
+
+
+def _price_slope(hours: Hours, g: int) -> tuple[float, float]:
+    """(1 / price_sd, its standard error) of one line item, by two-stage least squares.
+
+    Phi^-1(win rate) on the log bid within day and half-hour effects, with the randomised move as instrument, since the
+    pacer's own bid follows the price; the standard error is clustered by day.
+    """
+    usable, z, weight = _usable(hours, g)
     capped = np.minimum(weight, np.median(weight[usable]))
-    move, response, price = (_demeaned(x, capped) for x in (hours.move[g], z, bid))
+    move, response, price = (_demeaned(x, capped) for x in (hours.move[g], z, hours.log_bid[g]))
     strength = (capped * move * price).sum()
     if abs(strength) < 1e-6:
         raise BadInput(f"line item {g}: the log holds no randomised bid variation, so the price scale cannot be told.")
-    slope = (capped * move * response).sum() / strength
+    slope = float((capped * move * response).sum() / strength)
     scatter = capped * move * (response - slope * price)
-    slope_se = np.sqrt((scatter.sum(1) ** 2).sum()) / abs(strength)
+    return slope, max(float(np.sqrt((scatter.sum(1) ** 2).sum()) / abs(strength)), 1e-3)
+
+
+def _shrunk(own: Any, se: Any, pooled: float, between: float) -> tuple[Any, Any]:
+    """(estimate, standard error) of each item drawn towards the pool by how far items truly differ (empirical Bayes)."""
+    trust = between**2 / (between**2 + se**2)
+    return trust * own + (1 - trust) * pooled, np.sqrt(trust) * se
+
+
+def _line_item(hours: Hours, g: int, slope: float, slope_se: float) -> dict[str, Array]:
+    """Landscape and traffic of one line item, given its (shrunk) price slope."""
+    bid, eligible = hours.log_bid[g], hours.eligible[g]
+    clicks, cost = hours.clicks[g], hours.cost[g]
+    usable, z, weight = _usable(hours, g)
+    capped = np.minimum(weight, np.median(weight[usable]))
     slope = float(np.clip(slope, 0.3, 4.0))
     sd = 1.0 / slope
     implied = bid - sd * z

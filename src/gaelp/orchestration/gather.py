@@ -140,7 +140,7 @@ def compare_arms(batch: EpisodeBatch) -> ArmComparison:
     """Settled live episodes: means by arm, and the paired difference where both arms played a market on a day."""
     share: dict[str, dict[tuple[int, str], float]] = {"agent": {}, "control": {}}
     for told, total in zip(batch.provenance, batch.reward.sum(axis=1), strict=True):
-        share[told.arm][told.day, told.campaign.split("-", 1)[1]] = float(total)
+        share[told.arm][told.day, told.campaign.rsplit("/", 1)[1]] = float(total)
     both = sorted(set(share["agent"]) & set(share["control"]))
     differences = np.clip([share["agent"][k] - share["control"][k] for k in both], -1.0, 1.0)
     found = betting_interval(differences, -1.0, 1.0) if len(both) else None

@@ -75,14 +75,17 @@ class Probabilities(Protocol):
     @property
     def hash(self) -> str: ...
     def probabilities(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]: ...
-    def sample(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], uniform: NDArray[np.float32]
-    ) -> NDArray[np.int32]: ...
+
+
+SHARPNESS = 3.0
+"""The live actor plays its probabilities to this power, renormalised: exploration with other people's money is dear."""
+FLOOR = 0.04
+"""Share of the live actor's choices spread alike over all allowed moves, so that its log stays usable off-policy."""
 
 
 @dataclass(frozen=True)
 class Actor:
-    """The frozen agent: samples from its own probabilities, which are what is logged."""
+    """The frozen agent as it plays live: sharpened towards its mode, with a probability floor; what it logs is exact."""
 
     policy: Probabilities
 
@@ -90,10 +93,17 @@ class Actor:
     def hash(self) -> str:
         return self.policy.hash
 
+    def chances(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> Array:
+        """The probabilities [B,A] that are played and logged, float64; rows sum to 1."""
+        sharp = self.policy.probabilities(observation, mask).astype(np.float64) ** SHARPNESS
+        alike = mask / mask.sum(axis=1, keepdims=True)
+        return (1.0 - FLOOR) * sharp / sharp.sum(axis=1, keepdims=True) + FLOOR * alike
+
     def choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_], uniform: Array) -> Choice:
-        move = self.policy.sample(observation, mask, uniform.astype(np.float32))
-        chance = self.policy.probabilities(observation, mask)[np.arange(len(move)), move]
-        return Choice(move, np.log(chance.astype(np.float64)))
+        chances = self.chances(observation, mask)
+        edges = chances.cumsum(axis=1)
+        move = (edges <= (uniform * edges[:, -1])[:, None]).sum(axis=1).astype(np.int32)
+        return Choice(move, np.log(chances[np.arange(len(move)), move]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -384,7 +384,7 @@ class TrainingOrchestrator:
         )  # fmt: skip
 
     def _certify(self) -> Verdict:
-        """The historical gate: PDIS of the candidate's sampled policy on the certification days."""
+        """The historical gate: PDIS of the candidate's sampled policy, as it would play live, on the certification days."""
         told = self.run.found("certified")
         if told:
             return self._certification()
@@ -392,8 +392,8 @@ class TrainingOrchestrator:
         candidate = ExportedPolicy.from_arrays(self.engine.weights())
         b, t = batch.action.shape
         seen, mask = batch.observation[:, :-1].reshape(b * t, -1), batch.mask[:, :-1].reshape(b * t, -1)
-        chances = candidate.probabilities(seen, mask)[np.arange(b * t), batch.action.reshape(-1)].reshape(b, t)
-        log_e = np.log(np.maximum(chances.astype(np.float64), 1e-300))
+        chances = Actor(candidate).chances(seen, mask)[np.arange(b * t), batch.action.reshape(-1)].reshape(b, t)
+        log_e = np.log(chances)
         reward, valid = batch.reward.astype(np.float64), batch.valid
         behaviour = batch.log_prob.astype(np.float64)
         try:

@@ -27,6 +27,14 @@ from gaelp.safety.approvals import Binding
 from gaelp.safety.guards import GuardBounds, books_balance, spend_velocity
 from gaelp.safety.ledger import Limits, Request
 
+class _Refused(Exception):
+    """Leaves a transaction without committing it."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
+
+
 STREAMS = {"real_testing": 3, "scaled": 4}
 SHADOW_STREAM = 2
 
@@ -170,15 +178,16 @@ class LivePhase:
             raise Stopped(halted)
         slots = self._slots(step, day)
         worst = self.platform.worst_case(plan.daily_budget_micros)
-        # Before the call: a crash after it must find the money already set aside.
-        with self.run.store.transaction(self.run.run_id) as tx:
-            for slot in slots:
-                request = Request(
-                    intent=f"{slot.label}/day-{day}", phase=self.phase.name, day=day, episode=f"{slot.label}/day-{day}", micros=worst
-                )
-                verdict = tx.reserve(self._limits(step), request)
-                if verdict.ruling is FAIL and verdict.rule != "intent_settled":
-                    return verdict
+        # Before the call: a crash after it must find the money already set aside. All of the day's or none.
+        try:
+            with self.run.store.transaction(self.run.run_id) as tx:
+                for slot in slots:
+                    verdict = tx.reserve(self._limits(step), Request(
+                        intent=slot.label, phase=self.phase.name, day=day, episode=slot.label, micros=worst))  # fmt: skip
+                    if verdict.ruling is FAIL:
+                        raise _Refused(verdict)
+        except _Refused as refused:
+            return refused.verdict
         self._open(slots, day)
         played = self.market.play_day(
             day=day, slots=slots, pacing=self.pacing, choosers={"agent": agent, "control": self.control},
@@ -206,15 +215,15 @@ class LivePhase:
     def settle(self) -> None:
         """Post every final bill and release the rest; read conversions of the days that are complete."""
         account = self.platform.account()
-        books = self.run.store.books(self.run.run_id)
-        open_intents = set(books.open_intents())
+        known = self.run.store.books(self.run.run_id)
         lines = [line for line in self.platform.bill(f"{self.run.prefix}{self.phase.name}/") if line.final]
-        due = [(line, f"{line.campaign.removeprefix(self.run.prefix)}/day-{line.day}") for line in lines]
-        due = [(line, intent) for line, intent in due if intent in open_intents]
+        due = [(line.campaign.removeprefix(self.run.prefix), line.cost_micros) for line in lines]
+        # A line that is in the books as it stands is left alone; a higher bill than booked becomes a breach.
+        due = [(intent, cost) for intent, cost in due if intent in known.open_intents() or known.spent_by(intent) != cost]
         if due:
             with self.run.store.transaction(self.run.run_id) as tx:
-                for line, intent in due:
-                    tx.resolve(intent, line.cost_micros)
+                for intent, cost in due:
+                    tx.resolve(intent, cost)
         for day in self._days:
             if day.day in self._settled or day.day + SETTLE_DAYS > account.day:
                 continue
@@ -292,8 +301,8 @@ class LivePhase:
         for arm, items in by_arm.items():
             for place, item in enumerate(items):
                 owner = self.prepared.owner[item]
-                # A market may be used by several campaigns of one arm when there are more campaigns than markets.
-                label = f"{self.phase.name}/{arm}-{place // len(self.prepared.owner)}/m{item}"
+                # One campaign a campaign-day: its own slice of users, its own end date, its own line in the bill.
+                label = f"{self.phase.name}/d{day}/{arm}/{place // len(self.prepared.owner)}-m{item}"
                 slots.append(
                     Slot(campaign=self.run.prefix + label, label=label, arm=arm, item=item, budget_micros=plan.daily_budget_micros,
                          target_cpa_micros=owner.target_cpa_micros)
@@ -301,28 +310,20 @@ class LivePhase:
         return tuple(slots)
 
     def _open(self, slots: tuple[Slot, ...], day: int) -> None:
-        """Create or renew the day's campaigns: absolute targets, ending by themselves after `day`."""
-        known = {c.name: c for c in self.platform.campaigns(f"{self.run.prefix}{self.phase.name}/")}
+        """Create the day's campaigns, or find them after a crash; they end by themselves after `day`."""
+        known = {c.name: c for c in self.platform.campaigns(f"{self.run.prefix}{self.phase.name}/d{day}/")}
         new = [slot for slot in slots if slot.campaign not in known]
-        bid = {slot.campaign: 1 for slot in slots}
         if new:
             self.platform.create(
                 [
                     CampaignSpec(
-                        name=slot.campaign, market=f"m{slot.item}", daily_budget_micros=slot.budget_micros, bid_micros=bid[slot.campaign],
+                        name=slot.campaign, market=f"m{slot.item}", daily_budget_micros=slot.budget_micros, bid_micros=1,
                         target_cpa_micros=slot.target_cpa_micros, last_day=day,
                     )
                     for slot in new
                 ]
             )  # fmt: skip
-        old = [slot for slot in slots if slot.campaign in known]
-        changed = {s.campaign: s.budget_micros for s in old if known[s.campaign].daily_budget_micros != s.budget_micros}
-        if changed:
-            self.platform.set_budgets(changed)
-        lapsed = [slot.campaign for slot in old if known[slot.campaign].last_day != day]
-        if lapsed:
-            self.platform.extend(lapsed, day)
-        paused = [slot.campaign for slot in old if known[slot.campaign].status == "PAUSED"]
+        paused = [name for name, campaign in known.items() if campaign.status == "PAUSED"]
         if paused:
             self.platform.enable(paused)
 

@@ -113,7 +113,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One learning verification. `shares`: of the price-taker reference; `worlds_lost`: share of worlds below the pacer."""
+    """One learning verification.
+
+    shares: of the price-taker reference, by policy. worlds_lost: share of the worlds with a score below the pacer's.
+    """
 
     seq: int
     phase: str
@@ -234,8 +237,6 @@ class Ending:
 
     seq: int
     platform_bill_micros: int
-    actor_hash: str
-    weights_hash: str
     reached_end: bool
     reason: str
 
@@ -271,10 +272,12 @@ class Summary:
     judgements: tuple[Judgement, ...]
     promotions: tuple[Promotion, ...]
     rulings: tuple[Ruling, ...]
+    rolled_back: tuple[Ruling, ...]
     history: History | None
     fatigue: tuple[Fatigue, ...]
     amounts: Amounts
     grants: tuple[Grant, ...]
+    breach_seqs: tuple[int, ...]
     ledger_days: tuple[LedgerDay, ...]
     owner_days: tuple[OwnerDays, ...]
     live_days: tuple[LiveDay, ...]

@@ -18,8 +18,8 @@ from gaelp.report.facts import (
     Grant,
     History,
     Judgement,
-    LedgerDay,
     Learning,
+    LedgerDay,
     LiveDay,
     OwnerDays,
     Part,
@@ -33,9 +33,13 @@ from gaelp.report.reading import Fields
 from gaelp.store.log import GENESIS, Event
 
 NOT_ENDED = "the phase has not ended: nothing has ruled on it yet."
+NOT_PROMOTED = (
+    "the last candidate was judged LEARNING and not promoted: what plays is the untrained agent, the pacer."
+)
 OWNER_PHASES = ("history", "shadow")
 """Days of the owner's own campaigns; every other day_played is a day of this run's campaigns."""
-_LEDGER = {"granted": "granted", "reserved": "reserved", "released": "released", "posted": "posted", "breach": "breached"}
+_LEDGER = {"breach": "breached"} | {name: name for name in ("granted", "reserved", "released", "posted")}
+"""Kinds of ledger events and the sums that they add to."""
 
 
 @dataclass
@@ -54,12 +58,14 @@ class Draft:
     judgements: list[Judgement] = field(default_factory=list)
     promotions: list[Promotion] = field(default_factory=list)
     rulings: list[Ruling] = field(default_factory=list)
+    rolled_back: list[Ruling] = field(default_factory=list)
     pacer_hash: str | None = None
     retuned_hash: str | None = None
     history: History | None = None
     fatigue: list[Fatigue] = field(default_factory=list)
     money: dict[str, Amounts] = field(default_factory=dict)
     grants: list[Grant] = field(default_factory=list)
+    breach_seqs: list[int] = field(default_factory=list)
     ledger_days: dict[tuple[str, int], LedgerDay] = field(default_factory=dict)
     owner_days: dict[str, OwnerDays] = field(default_factory=dict)
     live_days: dict[tuple[str, int], LiveDay] = field(default_factory=dict)
@@ -70,11 +76,16 @@ class Draft:
     def take(self, event: Event) -> None:
         """Fold one event in. Kinds that tell no number of the report (checkpoints, approvals) only count."""
         self.last_at, self.events, self.head_hash = event.at, event.seq, event.hash
+        if event.kind not in ("granted", "approved", "halted", "halt_lifted"):
+            # A stopped journey that was resumed has not ended, and its bill is no longer the last one.
+            self.ending = None
         told, seq = Fields.of(event), event.seq
         match event.kind:
             case "pacer_certified":
                 self.pacer_hash = told.text("hash")
-                self.fatigue.append(_fatigue(seq, "warm-up days", len(told.items("days")), told.inner("fatigue")))
+                self.fatigue.append(
+                    _fatigue(seq, "warm-up days", len(told.items("days")), told.inner("fatigue"))
+                )
             case "history_exported":
                 names = ("first_day", "last_day", "rows", "decisions", "campaigns", "owner_spend_micros")
                 self.history = History(seq=seq, **{name: told.whole(name) for name in names})
@@ -82,7 +93,9 @@ class Draft:
                 self.retuned_hash = told.text("retuned_hash")
                 for name in ("training", "selection"):
                     fit = told.inner(name)
-                    self.fatigue.append(_fatigue(seq, f"{name} days", fit.whole("days"), fit.inner("fatigue")))
+                    self.fatigue.append(
+                        _fatigue(seq, f"{name} days", fit.whole("days"), fit.inner("fatigue"))
+                    )
             case "phase_began":
                 self.began.append(told)
                 self.began_seq[told.text("name")] = seq
@@ -96,16 +109,27 @@ class Draft:
                 self._rule(seq, told.text("phase"), "batch_refused", "FAIL", told.text("reason"))
             case "judged":
                 self.judgements.append(_judgement(seq, told))
-                self._rule(seq, told.text("phase"), "verify_learning", told.text("verdict"), told.text("reason"))
+                self._rule(
+                    seq, told.text("phase"), "verify_learning", told.text("verdict"), told.text("reason")
+                )
             case "certified":
-                self._rule(seq, told.text("phase"), told.text("rule"), told.text("verdict"), told.text("reason"))
+                self._rule(
+                    seq, told.text("phase"), told.text("rule"), told.text("verdict"), told.text("reason")
+                )
             case "promoted":
-                self.promotions.append(Promotion(seq=seq, phase=told.text("phase"), actor_hash=told.text("actor_hash")))
+                self.promotions.append(
+                    Promotion(seq=seq, phase=told.text("phase"), actor_hash=told.text("actor_hash"))
+                )
                 self._rule(seq, told.text("phase"), "promotion_gate", "PASS", told.text("reason"))
             case "not_promoted":
-                self._rule(seq, told.text("phase"), "promotion_gate", told.text("verdict"), told.text("reason"))
+                self._rule(
+                    seq, told.text("phase"), "promotion_gate", told.text("verdict"), told.text("reason")
+                )
             case "rolled_back":
-                self._rule(seq, told.text("phase"), told.text("rule"), "FAIL", f"rolled back: {told.text('reason')}")
+                self._rule(
+                    seq, told.text("phase"), told.text("rule"), "FAIL", f"rolled back: {told.text('reason')}"
+                )
+                self.rolled_back.append(self.rulings[-1])
             case "held":
                 self._rule(seq, told.text("phase"), "held", "WAIT", told.text("reason"))
             case "ramp_step":
@@ -128,8 +152,15 @@ class Draft:
                 self.ended[name] = self.rulings[-1]
             case "halted":
                 self._rule(seq, "", "halted", "FAIL", told.text("reason"))
+            case "halt_lifted":
+                self._rule(seq, "", "halt_lifted", "PASS", told.text("reason"))
             case "journey_ended":
-                self.ending = _ending(seq, told)
+                self.ending = Ending(
+                    seq=seq,
+                    platform_bill_micros=told.whole("platform_bill_micros"),
+                    reached_end=told.yes("reached_end"),
+                    reason=told.text("reason"),
+                )
 
     def _rule(self, seq: int, phase: str, rule: str, ruling: str, reason: str) -> None:
         self.rulings.append(Ruling(seq=seq, phase=phase, rule=rule, ruling=ruling, reason=reason))
@@ -163,7 +194,7 @@ class Draft:
             self._rule(seq, phase, why.text("rule"), "FAIL", f"day {day}: {why.text('reason')}")
         self.live_days[phase, day] = LiveDay(
             seq=seq, settled_seq=None, phase=phase, day=day, actor_hash=told.text("actor_hash"), arms=_arm_days(slots),
-            pairs=0, difference=None, step_spend_micros=sum(_whole(x) for slot in slots for x in slot.items("step_spend_micros")),
+            pairs=0, difference=None, step_spend_micros=sum(slot.sum("step_spend_micros") for slot in slots),
             refusals=told.texts("refusals"),
         )  # fmt: skip
 
@@ -172,16 +203,21 @@ class Draft:
         self.settled_spend_micros += sum(episode.whole("spend_micros") for episode in episodes)
         shares: dict[str, dict[str, float]] = {"agent": {}, "control": {}}
         for episode in episodes:
-            # A pair is one market on one day; the label's part after the arm names it.
-            shares[episode.text("arm")][episode.text("campaign").partition("-")[2]] = episode.number("share")
+            # A pair is one market on one day; the last part of the label names it.
+            shares[episode.text("arm")][episode.text("campaign").rpartition("/")[2]] = episode.number("share")
         both = sorted(set(shares["agent"]) & set(shares["control"]))
         differences = [max(-1.0, min(1.0, shares["agent"][k] - shares["control"][k])) for k in both]
         played = self.live_days[phase, day]
         arms = {
-            arm: _settled_arm(told_arm, [e for e in episodes if e.text("arm") == arm]) for arm, told_arm in played.arms.items()
-        }  # fmt: skip
+            arm: _settled_arm(before, [episode for episode in episodes if episode.text("arm") == arm])
+            for arm, before in played.arms.items()
+        }
         self.live_days[phase, day] = replace(
-            played, settled_seq=seq, arms=arms, pairs=len(both), difference=fmean(differences) if differences else None
+            played,
+            settled_seq=seq,
+            arms=arms,
+            pairs=len(both),
+            difference=fmean(differences) if differences else None,
         )
 
     def _money(self, seq: int, kind: str, told: Fields) -> None:
@@ -190,6 +226,8 @@ class Draft:
         if kind == "granted":
             self.grants.append(Grant(seq=seq, phase=phase, micros=micros, by=told.text("by"), first_day=None))
             return
+        if kind == "breach":
+            self.breach_seqs.append(seq)
         if kind == "reserved":
             self.grants = [replace(g, first_day=day) if g.first_day is None else g for g in self.grants]
         committed = sum(amounts.open + amounts.spent for amounts in self.money.values())
@@ -212,7 +250,9 @@ class Draft:
         name = told.text("name")
         calls = [call for call in self.calls if call.phase == name]
         changes = [call.weight_change for call in calls]
-        open_one = Ruling(seq=self.began_seq[name], phase=name, rule="not_ended", ruling="WAIT", reason=NOT_ENDED)
+        open_one = Ruling(
+            seq=self.began_seq[name], phase=name, rule="not_ended", ruling="WAIT", reason=NOT_ENDED
+        )
         ruling = self.ended[name] if name in self.ended else open_one
         return PhaseSummary(
             seq=ruling.seq, name=name, ended=name in self.ended, train_every=told.whole("train_every"),
@@ -226,8 +266,6 @@ class Draft:
         """The weights that play at the end: promoted last, or untrained; None before anything was trained."""
         if self.promotions:
             return self.promotions[-1].actor_hash
-        if self.ending is not None:
-            return self.ending.actor_hash
         return self.untrained_hash
 
     def learning(self) -> Learning:
@@ -238,11 +276,12 @@ class Draft:
         if not self.promotions:
             if last.verdict != LEARNING:
                 return Learning(seq=last.seq, verdict=last.verdict, reason=last.reason)
-            why = "the last candidate was judged LEARNING and not promoted: the untrained agent, the pacer, still plays."
-            return Learning(seq=last.seq, verdict=INCONCLUSIVE, reason=why)
+            return Learning(seq=last.seq, verdict=INCONCLUSIVE, reason=NOT_PROMOTED)
         own = [found for found in self.judgements if found.actor_hash == self.promotions[-1].actor_hash]
         if not own:
-            return Learning(seq=None, verdict=INCONCLUSIVE, reason="the promoted weights have no judgement in the log.")
+            return Learning(
+                seq=None, verdict=INCONCLUSIVE, reason="the promoted weights have no judgement in the log."
+            )
         return Learning(seq=own[-1].seq, verdict=own[-1].verdict, reason=own[-1].reason)
 
 
@@ -255,7 +294,14 @@ def fold(events: Iterable[Event]) -> Draft:
 
 
 def summary_of(
-    draft: Draft, *, run: str, created_at: str, journey: Mapping[str, object], seed: int, algorithm: str, currency: str
+    draft: Draft,
+    *,
+    run: str,
+    created_at: str,
+    journey: Mapping[str, object],
+    seed: int,
+    algorithm: str,
+    currency: str,
 ) -> Summary:
     """The frozen result; the configuration's words are handed in, all else is from the events."""
     total = Amounts(
@@ -266,8 +312,9 @@ def summary_of(
         journey=journey, seed=seed, algorithm=algorithm, currency=currency, weights_hash=draft.weights_hash(),
         learning=draft.learning(), pacer_hash=draft.pacer_hash, retuned_hash=draft.retuned_hash, phases=draft.phases(),
         calls=tuple(draft.calls), judgements=tuple(draft.judgements), promotions=tuple(draft.promotions),
-        rulings=tuple(draft.rulings), history=draft.history, fatigue=tuple(draft.fatigue), amounts=total,
-        grants=tuple(draft.grants), ledger_days=tuple(draft.ledger_days.values()),
+        rulings=tuple(draft.rulings), rolled_back=tuple(draft.rolled_back), history=draft.history,
+        fatigue=tuple(draft.fatigue), amounts=total,
+        grants=tuple(draft.grants), breach_seqs=tuple(draft.breach_seqs), ledger_days=tuple(draft.ledger_days.values()),
         owner_days=tuple(draft.owner_days.values()), live_days=tuple(draft.live_days.values()),
         comparisons=tuple(draft.comparisons), settled_spend_micros=draft.settled_spend_micros, ending=draft.ending,
     )  # fmt: skip
@@ -278,14 +325,9 @@ def _more(amounts: Amounts, kind: str, micros: int) -> Amounts:
     return replace(amounts, **{name: getattr(amounts, name) + micros})
 
 
-def _whole(found: object) -> int:
-    return int(str(found))
-
-
 def _fatigue(seq: int, fitted_on: str, days: int, told: Fields) -> Fatigue:
-    return Fatigue(
-        seq=seq, fitted_on=fitted_on, days=days, estimate=told.number("estimate"), low=told.number("low"), high=told.number("high")
-    )
+    numbers = {name: told.number(name) for name in ("estimate", "low", "high")}
+    return Fatigue(seq=seq, fitted_on=fitted_on, days=days, **numbers)
 
 
 def _judgement(seq: int, told: Fields) -> Judgement:
@@ -294,7 +336,9 @@ def _judgement(seq: int, told: Fields) -> Judgement:
     if "paired_return" in parts.told and "comparisons" in parts.inner("paired_return").told:
         rivals = parts.inner("paired_return").inner("comparisons")
         comparisons = tuple(
-            Comparison(rival=name, **{k: rivals.inner(name).number(k) for k in ("mean", "lower", "upper", "bound")})
+            Comparison(
+                rival=name, **{k: rivals.inner(name).number(k) for k in ("mean", "lower", "upper", "bound")}
+            )
             for name in rivals.told
         )
     shares = told.inner("shares")
@@ -315,7 +359,10 @@ def _part(name: str, told: Fields) -> Part:
 def _arms(seq: int, told: Fields) -> ArmsCompared:
     names = ("agent_mean", "control_mean", "difference", "low", "high")
     return ArmsCompared(
-        seq=seq, phase=told.text("phase"), pairs=told.whole("pairs"), **{name: told.number(name) for name in names}
+        seq=seq,
+        phase=told.text("phase"),
+        pairs=told.whole("pairs"),
+        **{name: told.number(name) for name in names},
     )
 
 
@@ -325,8 +372,8 @@ def _arm_days(slots: list[Fields]) -> dict[str, ArmDay]:
         own = [slot for slot in slots if slot.text("arm") == arm]
         arms[arm] = ArmDay(
             campaigns=len(own), spend_micros=sum(slot.whole("spend_micros") for slot in own),
-            clicks=sum(slot.whole("clicks") for slot in own), impressions=sum(slot.whole("impressions") for slot in own),
-            conversions=None, score=None, share=None,
+            clicks=sum(slot.whole("clicks") for slot in own),
+            impressions=sum(slot.whole("impressions") for slot in own), conversions=None, score=None, share=None,
         )  # fmt: skip
     return arms
 
@@ -337,11 +384,4 @@ def _settled_arm(arm: ArmDay, episodes: list[Fields]) -> ArmDay:
     return replace(
         arm, conversions=sum(e.number("conversions") for e in episodes), score=sum(e.number("score") for e in episodes),
         share=fmean(e.number("share") for e in episodes),
-    )  # fmt: skip
-
-
-def _ending(seq: int, told: Fields) -> Ending:
-    return Ending(
-        seq=seq, platform_bill_micros=told.whole("platform_bill_micros"), actor_hash=told.text("actor_hash"),
-        weights_hash=told.text("weights_hash"), reached_end=told.yes("reached_end"), reason=told.text("reason"),
     )  # fmt: skip

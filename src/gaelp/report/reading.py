@@ -37,6 +37,15 @@ class Fields:
             raise self._wrong(key, found, "a whole number")
         return found
 
+    def sum(self, key: str) -> int:
+        """The sum of a list of whole numbers."""
+        total = 0
+        for found in self.items(key):
+            if not isinstance(found, int) or isinstance(found, bool):
+                raise self._wrong(key, found, "whole numbers")
+            total += found
+        return total
+
     def number(self, key: str) -> float:
         found = self.value(key)
         if not isinstance(found, int | float) or isinstance(found, bool):

@@ -36,7 +36,7 @@ from gaelp.platforms.platform import CampaignState
 from gaelp.platforms.sandbox.lock import HELD_FOR_GOOD_S, take_lock
 from gaelp.platforms.sandbox.world import Settings
 
-VERSION = 1
+VERSION = 2
 """Of tables and world: another one would not replay the recorded bids to the recorded outcome."""
 
 _tables = MetaData()

@@ -26,12 +26,12 @@ def owner_campaign(settings: Settings, market: int) -> OwnerCampaign:
     """The owner's campaign: a budget, a rough bid, and a target near the cost per conversion at that budget.
 
     The landing bid spends the budget on a plain day of a slice of its own. The target is the cost per
-    conversion there times exp(U(-0.35, 0.15)), so that it binds in most markets; the bid is the landing
+    conversion there times exp(U(-0.5, 0.0)), so that it binds in most markets; the bid is the landing
     bid times exp(N(0, 0.15)).
     """
     rng = generator(settings.seed, "owner", market)
     budget = round(float(rng.uniform(4.0, 8.0)), 2)
-    squeeze, roughness = math.exp(rng.uniform(-0.35, 0.15)), math.exp(rng.normal(0, 0.15))
+    squeeze, roughness = math.exp(rng.uniform(-0.5, 0.0)), math.exp(rng.normal(0, 0.15))
     auctions = draw_auctions(settings, market, -1, 0, PLAIN_WEATHER)
     low, high = math.log(1e-3), math.log(1.0)
     for _ in range(8):

@@ -41,6 +41,8 @@ SHARES = 1 << 14
 """A visit belongs to one of so many equal shares, dealt out to users by how active they are."""
 RIVAL_VALUE_SD = 0.7
 RIVAL_CLICK_CORRELATION = 0.5
+MARKET_TIRING_SD = 0.5
+"""Users of one market tire faster than those of another: log standard deviation between markets."""
 DAY_VOLUME_SD = 0.2
 DAY_PRICE_SD = 0.25
 DRIFT_DECAY, DRIFT_SD = 0.9, 0.05
@@ -52,7 +54,7 @@ class Settings:
 
     markets: how many, named m0, m1, ... auctions_per_day: a campaign's eligible auctions on a plain day.
     users: in a campaign's slice. over_delivery: documented bound on a day's charge over its budget.
-    tiring: log fall of the conversion rate per unit of tiredness (one impression, fresh).
+    tiring: log fall of the conversion rate per unit of tiredness (one impression, fresh), in a middling market.
     """
 
     seed: int
@@ -60,7 +62,7 @@ class Settings:
     auctions_per_day: int = 12_000
     users: int = 600
     over_delivery: int = OVER_DELIVERY
-    tiring: float = 0.25
+    tiring: float = 0.35
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
@@ -77,7 +79,7 @@ class Market:
     """One market for good: its tides, prices and rivals.
 
     traffic[48] sums to 1; weekday[7] factors on volume; price_hour[48] log price pattern, mean 0;
-    price_level: currency units per impression; click_rate, conversion_rate: user averages;
+    price_level: currency units per impression; click_rate, conversion_rate: user averages; tiring: as in Settings;
     rival_strength[R]: log value against the level; rival_budget[R]: currency units per day and slice;
     rival_paces[R]: whether it spreads its purse over the day, or spends until broke.
     """
@@ -89,6 +91,7 @@ class Market:
     price_level: float
     click_rate: float
     conversion_rate: float
+    tiring: float
     rival_strength: Floats
     rival_budget: Floats
     rival_paces: NDArray[np.bool_]
@@ -152,6 +155,7 @@ def draw_market(settings: Settings, index: int) -> Market:
         price_level=level,
         click_rate=0.045 * math.exp(rng.uniform(-0.1, 0.1)),
         conversion_rate=0.3 * math.exp(rng.uniform(-0.15, 0.15)),
+        tiring=settings.tiring * math.exp(MARKET_TIRING_SD * generator(settings.seed, "tiring", index).standard_normal()),
         rival_strength=strength,
         rival_budget=purse,
         rival_paces=np.arange(RIVALS) % 2 == 0,
@@ -222,7 +226,7 @@ def draw_auctions(settings: Settings, market: int, campaign: int, day: int, sky:
     return Auctions(
         market=ours,
         slice=users,
-        tiring=settings.tiring,
+        tiring=ours.tiring,
         start=start,
         elapsed=(0.0, *np.cumsum(ours.traffic).tolist()),
         user=user,
