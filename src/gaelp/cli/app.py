@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from gaelp.cli.replay_command import replay_command
@@ -15,8 +14,7 @@ from gaelp.core.errors import BadInput, GaelpError
 
 app = typer.Typer(
     name="gaelp",
-    help="Take an ad-buying agent through simulation, history, a small real budget and scale; each step on evidence.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -36,21 +34,31 @@ DEMO = Path(__file__).parent / "demo.toml"
 def main() -> None:
     """The entry point: exit code 0 on success, 1 when the work ended badly, 2 for a mistake in what was asked."""
     try:
-        app(standalone_mode=False)
+        code = app(prog_name="gaelp", standalone_mode=False)
     except GaelpError as error:
         print(f"gaelp: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except click.exceptions.NoArgsIsHelpError as shown:
-        print(shown.format_message())
+    except typer.TyperException as error:
+        print(f"gaelp: {_plainly(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except click.UsageError as error:
-        print(f"gaelp: {error.format_message()}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("gaelp: interrupted; `gaelp resume` goes on from the last saved point.", file=sys.stderr)
         raise SystemExit(130) from None
-    except click.exceptions.Exit as end:
-        raise SystemExit(end.exit_code) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _plainly(error: typer.TyperException) -> str:
+    """A usage error as one lower-case sentence, with the command to ask for help."""
+    said = error.format_message().replace("\n", " ").strip()
+    return f"{said[:1].lower()}{said[1:].rstrip('.')}; `gaelp --help` lists the commands."
+
+
+@app.callback()
+def entrance(context: typer.Context) -> None:
+    """Take an ad-buying agent through simulation, history, a small real budget and scale; each step on evidence."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -75,13 +75,17 @@ def _print(config: JourneyConfig, losses: list[dict[str, Any]]) -> None:
         f"Journey {config.name!r}, {config.algorithm.upper()}, seed {config.seed}: {schema.decisions_per_day} decisions a campaign-day "
         f"around a pacer that acts {TICKS_PER_DAY} times."
     )
-    phases = Table("phase", "trains every", "batch / epochs", "plays in", "judged on", "gates", "guards", title="Phases")
     for p in phases_of(config):
-        phases.add_row(
-            p.name, f"{p.train_every} episodes", f"{p.batch_size} / {p.num_epochs}", p.plays_in, p.judged_on,
-            ", ".join(p.gates), ", ".join(p.guards) or "none: no money",
-        )  # fmt: skip
-    console.print(phases)
+        told = Table.grid(padding=(0, 2))
+        for name, value in (
+            ("trains", f"every {p.train_every} episodes, minibatches of {p.batch_size} transitions, {p.num_epochs} epochs"),
+            ("plays in", p.plays_in), ("judged on", p.judged_on), ("gates", ", ".join(p.gates)),
+            ("guards", ", ".join(p.guards) if p.guards else "none needed: no money"),
+        ):  # fmt: skip
+            told.add_row(f"  {name}", value)
+        console.print(f"\n[bold]{p.name}[/bold]")
+        console.print(told)
+    console.print()
     lost = Table("step", "campaigns", "days", "per hour", "per day", "in all", title="What you can lose, control arm included")
     for x in losses:
         lost.add_row(

@@ -254,10 +254,13 @@ def _leaves(model: type[BaseModel], path: tuple[str, ...]) -> list[tuple[str, ..
 def _sentence(error: ValidationError, where: str) -> str:
     # An unknown key is often a missing one misspelt, so it is told first.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = ".".join(str(part) for part in first["loc"]) if first["loc"] else "the configuration"
+    location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = {p[-1] for p in _leaves(JourneyConfig, ())} | set(JourneyConfig.model_fields)
         return f"{where}: unknown key {location}.{nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"{where}: {location} is missing and has no default."
-    return f"{where}: {location}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})."
+    said = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict):
+        return f"{where}: {location + ': ' if location else ''}{said}."
+    return f"{where}: {location}: {said} (got {first['input']!r})."

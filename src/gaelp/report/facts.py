@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LEARNING, INCONCLUSIVE = "LEARNING", "INCONCLUSIVE"
+POLICIES = ("agent", "pacer", "retuned", "random")
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Policies as they are told everywhere: the agent first, its rivals, then any other."""
+    found = set(names)
+    known = tuple(name for name in POLICIES if name in found)
+    return known + tuple(sorted(found - set(known)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from gaelp.report.facts import (
     Ruling,
     Summary,
     TrainingCall,
+    in_order,
 )
 from gaelp.report.reading import Fields
 from gaelp.store.log import GENESIS, Event
@@ -339,7 +340,7 @@ def _judgement(seq: int, told: Fields) -> Judgement:
             Comparison(
                 rival=name, **{k: rivals.inner(name).number(k) for k in ("mean", "lower", "upper", "bound")}
             )
-            for name in rivals.told
+            for name in in_order(rivals.told)
         )
     shares = told.inner("shares")
     return Judgement(

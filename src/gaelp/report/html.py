@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from gaelp.core.money import MICROS
 from gaelp.report import charts
-from gaelp.report.facts import ArmDay, Judgement, LiveDay, Ruling, Summary
+from gaelp.report.facts import ArmDay, Judgement, LiveDay, Ruling, Summary, in_order
 from gaelp.report.losses import losses
-from gaelp.report.summary import bill_sentence, doubts, in_order, summarise, units
+from gaelp.report.summary import bill_sentence, doubts, summarise, units
 from gaelp.store.store import Store
 
 _TEMPLATE = "report.html"
@@ -137,9 +137,7 @@ def _interval_chart(last: Judgement | None) -> Markup:
             name=f"minus {c.rival}", middle=c.mean, low=c.lower, high=c.upper, bound=c.bound,
             title=f"agent minus {c.rival}: {c.mean:+.4f} [{c.lower:+.4f}, {c.upper:+.4f}], event {last.seq}",
         )
-        for name in in_order({c.rival: c.mean for c in last.comparisons})
         for c in last.comparisons
-        if c.rival == name
     ]  # fmt: skip
     return charts.intervals(rows, form=lambda v: f"{v:+.3f}")
 
@@ -215,7 +213,7 @@ def _arm_totals(summary: Summary) -> list[ArmTotal]:
 
 def _rivals(judgements: Sequence[Judgement]) -> tuple[str, ...]:
     """Everything that some judgement was compared with, in the usual order."""
-    return in_order({c.rival: c.mean for judgement in judgements for c in judgement.comparisons})
+    return in_order(c.rival for judgement in judgements for c in judgement.comparisons)
 
 
 def _share(day: LiveDay, arm: str) -> float | None:

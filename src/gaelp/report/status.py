@@ -11,7 +11,12 @@ from gaelp.store.log import Event
 from gaelp.store.store import Store
 
 _PREPARING = ("pacer_certified", "history_exported", "worlds_fitted")
-_TRAINING = ("played", "trained", "batch_refused", "judged", "certified")
+_TRAINING = ("played", "trained", "batch_refused", "judged", "certified", "checkpoint")
+_TOLD_SHORTLY = (
+    *_PREPARING, "phase_began", "phase_ended", "day_played", "checkpoint", "reserved", "authorisation_wanted",
+    "authorised", "halted", "halt_lifted", "journey_ended",
+)  # fmt: skip
+"""Enough to know the state up to the last of them; what trains ends in a checkpoint, so its long events are left out."""
 _LIFTS_A_HALT = ("halt_lifted", "phase_began", "authorised", "reserved")
 """Under a dropped latch none of these is written; a training block that was under way still may be."""
 
@@ -64,7 +69,9 @@ def status(store: Store, run_id: str) -> dict[str, object]:
     """
     store.config(run_id)
     standing = _Standing()
-    for event in store.events(run_id):
+    for event in store.events(run_id, _TOLD_SHORTLY):
+        standing.take(event)
+    for event in store.events(run_id, after=0 if standing.last is None else standing.last.seq):
         standing.take(event)
     state, waiting_for = standing.state, None
     if standing.halted and state != "ended":

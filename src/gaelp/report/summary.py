@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
 from gaelp.core.money import MICROS
-from gaelp.report.facts import Amounts, ArmsCompared, Summary
+from gaelp.report.facts import Amounts, ArmsCompared, Summary, in_order
 from gaelp.report.fold import fold, summary_of
 from gaelp.report.reading import Fields
 from gaelp.report.status import approve_command, grant_command, status
@@ -16,8 +15,6 @@ from gaelp.store.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-POLICIES = ("agent", "pacer", "retuned", "random")
 
 
 def summarise(store: Store, run_id: str) -> Summary:
@@ -96,12 +93,6 @@ def lines(summary: Summary) -> tuple[str, ...]:
     elif not summary.ending.reached_end:
         told.append(f"The journey stopped before its end: {_sentence(summary.ending.reason)}")
     return tuple(told)
-
-
-def in_order(shares: Mapping[str, float]) -> tuple[str, ...]:
-    """Policies as they are told everywhere: the agent first, its rivals, then any other."""
-    known = tuple(name for name in POLICIES if name in shares)
-    return known + tuple(sorted(set(shares) - set(known)))
 
 
 def bill_sentence(summary: Summary) -> str:

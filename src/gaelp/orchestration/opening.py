@@ -1,0 +1,149 @@
+"""How a run's worlds, markets and engine are opened again from its log and files; asks no platform, writes nothing.
+
+A journey, a short control run and a later verification must mean the same by them; this is the one place that says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from gaelp.bidding.landscape import Landscape
+from gaelp.bidding.pacer import PacerParams
+from gaelp.core.config import JourneyConfig
+from gaelp.core.episode import EpisodeBatch, select
+from gaelp.core.errors import BadInput
+from gaelp.core.money import MICROS
+from gaelp.core.schema import Schema
+from gaelp.learn import ppo
+from gaelp.learn.engine import RLTrainingEngine
+from gaelp.learn.networks import Policy
+from gaelp.learn.normalise import fit_normaliser
+from gaelp.logs.canonical import import_history
+from gaelp.market.calibrate import Fit, calibrate
+from gaelp.market.campaign import HIDDEN, CampaignMarket, Certified
+from gaelp.market.world import Posterior
+from gaelp.orchestration.gather import hours_of
+from gaelp.orchestration.judging import TRAINING_SEEDS, JudgingWorlds
+from gaelp.orchestration.phases import PHASE_NAMES, SIMULATION
+from gaelp.orchestration.run import Run
+
+NORMALISER_EPISODES = 64
+JUDGING = "judging"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The certified pacer, the one retuned on the training days, and worlds fitted on training and selection days."""
+
+    certified: Certified
+    retuned: Certified
+    training: Fit
+    selection: Fit
+
+
+def reread(run: Run) -> Fitted:
+    """What the run was prepared with: the pacers from its log, the worlds fitted again from its exported history.
+
+    Raises BadInput when the run has not come that far, or when the worlds do not come out as they did then.
+    """
+    fitted = run.found("worlds_fitted")
+    if not fitted:
+        raise BadInput(
+            f"run {run.run_id} has no fitted worlds yet: `gaelp resume {run.run_id}` takes it further."
+        )
+    saved = run.load(run.found("pacer_certified")[0]["artifact"])
+    certified = Certified(
+        Landscape(*(saved.arrays[name] for name in Landscape._fields)),
+        PacerParams(*(saved.arrays[f"params.{name}"] for name in PacerParams._fields)),
+    )
+    plan, simulation = run.config.history, run.config.simulation
+    exported = run.found("history_exported")[0]
+    days = np.arange(int(str(exported["first_day"])), int(str(exported["last_day"])) + 1)
+    history = import_history(run.directory / "history")
+    cuts = [plan.training_days, plan.training_days + plan.selection_days]
+    training_days, selection_days, _ = np.split(days, cuts)
+    low, high = simulation.budget_low / MICROS, simulation.budget_high / MICROS
+    training = calibrate(hours_of(history, training_days), low, high)
+    selection = calibrate(hours_of(history, selection_days), low, high)
+    retuned = Certified(training.landscape, _params(fitted[0]["retuned_params"]))
+    for what, now, then in (
+        ("the certified pacer", certified.hash, run.found("pacer_certified")[0]["hash"]),
+        ("the worlds fitted again from the history", retuned.hash, fitted[0]["retuned_hash"]),
+    ):
+        if now != then:
+            raise BadInput(
+                f"run {run.run_id}: {what} give {now}, the log says {then}. Either the files were changed, or this "
+                "gaelp fits otherwise than the one that made the run: use that one."
+            )
+    return Fitted(certified, retuned, training, selection)
+
+
+def open_market(posterior: Posterior, certified: Certified, schema: Schema, phase: str) -> CampaignMarket:
+    """Worlds of `posterior` around the certified pacer, played by PPO's policies."""
+    return CampaignMarket(
+        posterior=posterior, certified=certified, schema=schema, sample_move=ppo.act,
+        mode_move=lambda policy, seen, mask: ppo.act_mode(policy, seen, mask).action, phase=phase,
+    )  # fmt: skip
+
+
+def open_practice(fitted: Fitted, schema: Schema) -> CampaignMarket:
+    """Where the agent trains: worlds of the training days."""
+    return open_market(fitted.training.posterior, fitted.certified, schema, SIMULATION)
+
+
+def open_judging(fitted: Fitted, schema: Schema, config: JourneyConfig) -> JudgingWorlds:
+    """Where it is judged: worlds of the selection days."""
+    market = open_market(fitted.selection.posterior, fitted.certified, schema, JUDGING)
+    return JudgingWorlds(market, fitted.retuned, config.simulation.judging_worlds, config.seed)
+
+
+def open_engine(
+    config: JourneyConfig, schema: Schema, practice: CampaignMarket, judging: JudgingWorlds
+) -> RLTrainingEngine:
+    """A fresh engine: the untrained agent, its observation scaled by 64 pacer days in the training worlds."""
+    blank = blank_engine(config, schema, judging)
+    seeds = np.arange(NORMALISER_EPISODES) + (1 << 19)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1 << 20)
+    pacer_days = practice.play(blank.policy, seeds, key, blank.actor_hash())
+    return RLTrainingEngine(
+        _ppo(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN),
+        normaliser=fit_normaliser(pacer_days),
+    )  # fmt: skip
+
+
+def blank_engine(config: JourneyConfig, schema: Schema, judging: JudgingWorlds) -> RLTrainingEngine:
+    """An engine without a scaling, to load a saved state into."""
+    return RLTrainingEngine(
+        _ppo(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN)
+    )
+
+
+def practise(
+    practice: CampaignMarket, seed: int, phase: str, call: int, episodes: int, policy: Policy, actor_hash: str
+) -> EpisodeBatch:
+    """Simulated episodes of the training worlds, for call number `call` of `phase`."""
+    stream = PHASE_NAMES.index(phase)
+    seeds = TRAINING_SEEDS + stream * (1 << 27) + seed % 512 * (1 << 17) + call * 256 + np.arange(episodes)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), call)
+    bucket = max(32, 1 << (episodes - 1).bit_length())
+    # Whole buckets are played, so that few shapes are compiled; the surplus worlds are dropped.
+    whole = np.concatenate([seeds, seeds[-1] + 1 + np.arange(bucket - episodes)])
+    return select(practice.play(policy, whole, key, actor_hash), np.arange(episodes))
+
+
+def _ppo(config: JourneyConfig) -> ppo.PPOConfig:
+    learning = config.learning
+    return ppo.PPOConfig(
+        learning_rate=learning.learning_rate, hidden=learning.hidden, entropy=learning.entropy,
+        anchor_kl=learning.anchor_kl, min_ess=learning.min_ess, rho_bar=2.0,
+    )  # fmt: skip
+
+
+def _params(told: object) -> PacerParams:
+    if not isinstance(told, Mapping):
+        raise BadInput(f"the log's retuned parameters are {told!r}, expected an object.")
+    return PacerParams(*(np.float64(told[name]) for name in PacerParams._fields))
