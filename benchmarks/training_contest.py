@@ -94,6 +94,7 @@ class Contest:
         self.calls = -(-steps // self.per_call)
         self.repetitions = repetitions
         self.say = say
+        self.key_of = jax.jit(lambda seed, call: jax.random.fold_in(jax.random.key(seed), call))
         torch.set_num_threads(1)
         # Each call's log line is rendered as in a real run, and thrown away.
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(open(os.devnull, "w")))  # noqa: SIM115
@@ -147,8 +148,7 @@ class Contest:
     def play(self, engine: RLTrainingEngine, seed: int, call: int) -> EpisodeBatch:
         """Call `call`'s episodes, on worlds nobody has seen before."""
         seeds = (seed << 20) + call * EPISODES + np.arange(EPISODES)
-        key = jax.random.fold_in(jax.random.key(seed), call)
-        return self.market.play(engine.policy, seeds, key, engine.actor_hash())
+        return self.market.play(engine.policy, seeds, self.key_of(seed, call), engine.actor_hash())
 
     async def train_ours(self, engine: RLTrainingEngine, seed: int, calls: int) -> list[float]:
         """Mean reward per decision of each call."""
@@ -276,7 +276,7 @@ class Contest:
         )
 
         def market_alone() -> None:
-            self.random_market.play(frozen.policy, np.arange(EPISODES), jax.random.key(seed), "random")
+            self.random_market.play(frozen.policy, np.arange(EPISODES), self.key_of(seed, 0), "random")
 
         async def update() -> None:
             await frozen.train_step(episode_results=batch, batch_size=BATCH_SIZE, num_epochs=NUM_EPOCHS)

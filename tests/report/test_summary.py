@@ -151,7 +151,7 @@ def test_what_was_refused_is_counted(store: Store) -> None:
     story = whole_journey(store)
     story.tell("batch_refused", phase="scaled", episodes=16, reason="effective sample size too low.")
     assert any(
-        "1 batches as unusable, 0 candidates, 1 bids" in line for line in lines(summarise(store, "demo-1"))
+        "batches as unusable 1, candidates 0, bids 1" in line for line in lines(summarise(store, "demo-1"))
     )
 
 

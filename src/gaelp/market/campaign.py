@@ -163,19 +163,16 @@ class CampaignMarket:
             "conversions": truth.conversions[:n],
         }  # fmt: skip
 
-    def _mode_days(self, policies: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
+    def _mode_days(self, policy: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
                    seeds: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
         worlds = worlds_of(posterior, seeds)
         masks = self._masks(seeds.shape[0])
 
-        def one(policy: object) -> dict[str, jax.Array]:
-            def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-                return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
+        def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
-            _, _, _, truth, state = _decide_and_play(worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0))
-            return {"score": day_score(truth, state, worlds), "spend": state.spent, "conversions": truth.conversions}
-
-        return jax.lax.map(one, policies)
+        _, _, _, truth, state = _decide_and_play(worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0))
+        return {"score": day_score(truth, state, worlds), "spend": state.spent, "conversions": truth.conversions}
 
     def _random_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
         worlds = worlds_of(posterior, seeds)
@@ -213,8 +210,17 @@ class CampaignMarket:
         )  # fmt: skip
 
     def scores(self, policies: object, seeds: np.ndarray) -> dict[str, np.ndarray]:
-        """Score, spend and expected conversions [P,n] of P stacked policies, by mode, on the worlds of `seeds`."""
-        return jax.device_get(self._modes(policies, self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
+        """Score, spend and expected conversions [P,n] of P stacked policies, by mode, on the worlds of `seeds`.
+
+        One policy after another, so that one compilation serves every P.
+        """
+        chosen = jnp.asarray(seeds)
+        count = jax.tree.leaves(policies)[0].shape[0]
+        played = [
+            self._modes(jax.tree.map(lambda x, k=k: x[k], policies), self.posterior, self._landscape, self._params, chosen)
+            for k in range(count)
+        ]
+        return {name: np.stack([np.asarray(day[name]) for day in played]) for name in played[0]}
 
     def pacer(self, certified: Certified, seeds: np.ndarray) -> np.ndarray:
         """Scores [n] of a pacer by itself."""

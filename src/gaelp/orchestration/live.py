@@ -77,9 +77,9 @@ class Probabilities(Protocol):
     def probabilities(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]: ...
 
 
-SHARPNESS = 3.0
+SHARPNESS = 6.0
 """The live actor plays its probabilities to this power, renormalised: exploration with other people's money is dear."""
-FLOOR = 0.04
+FLOOR = 0.03
 """Share of the live actor's choices spread alike over all allowed moves, so that its log stays usable off-policy."""
 
 

@@ -90,8 +90,8 @@ def _refused(summary: Summary) -> list[Loss]:
     batches = summary.ruled("batch_refused")
     candidates = tuple(r for r in summary.ruled("promotion_gate") if r.ruling != "PASS")
     found = [
-        Loss(f"{len(batches)} batches were refused as unusable.", tuple(r.seq for r in batches[:5])),
-        Loss(f"{len(candidates)} candidates were not promoted.", tuple(r.seq for r in candidates[:5])),
+        Loss(f"Batches refused as unusable: {len(batches)}.", tuple(r.seq for r in batches[:5])),
+        Loss(f"Candidates not promoted: {len(candidates)}.", tuple(r.seq for r in candidates[:5])),
     ]
     refusing = [day for day in summary.live_days if day.refusals]
     bids = sum(len(day.refusals) for day in refusing)

@@ -16,7 +16,7 @@ _TOLD_SHORTLY = (
     *_PREPARING, "phase_began", "phase_ended", "day_played", "checkpoint", "reserved", "authorisation_wanted",
     "authorised", "halted", "halt_lifted", "journey_ended",
 )  # fmt: skip
-"""Enough to know the state up to the last of them; what trains ends in a checkpoint, so its long events are left out."""
+"""Enough to know the state up to the last of them; training ends in a checkpoint, its long events are left out."""
 _LIFTS_A_HALT = ("halt_lifted", "phase_began", "authorised", "reserved")
 """Under a dropped latch none of these is written; a training block that was under way still may be."""
 

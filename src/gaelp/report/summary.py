@@ -136,8 +136,8 @@ def refused_sentence(summary: Summary) -> str:
     candidates = [found for found in summary.ruled("promotion_gate") if found.ruling != "PASS"]
     bids = sum(len(day.refusals) for day in summary.live_days)
     return (
-        f"Refused: {len(summary.ruled('batch_refused'))} batches as unusable, {len(candidates)} candidates, "
-        f"{bids} bids; held {len(summary.ruled('held'))} times."
+        f"Refused: batches as unusable {len(summary.ruled('batch_refused'))}, candidates {len(candidates)}, "
+        f"bids {bids}; steps or candidates held {len(summary.ruled('held'))}."
     )
 
 
