@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 
@@ -69,7 +66,9 @@ def test_a_verification_that_always_says_the_same_fails(always: str, refused: se
     assert {name for name, result in found.items() if not result.ok} == refused
 
 
-@pytest.mark.parametrize(("seeds", "passed", "ok"), [(1, 1, False), (19, 1, False), (20, 1, True), (20, 2, False), (40, 2, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seeds", "passed", "ok"), [(1, 1, False), (19, 1, False), (20, 1, True), (20, 2, False), (40, 2, True)]
+)
 def test_one_of_twenty_shuffled_seeds_may_look_like_learning(seeds: int, passed: int, ok: bool) -> None:
     told = [{"verdict": "LEARNING" if k < passed else "NOT_LEARNING", "reason": "."} for k in range(seeds)]
     assert judge_control(BY_NAME["shuffled_rewards"], told).ok is ok

@@ -27,26 +27,32 @@ TRAFFIC = DAYLIGHT / DAYLIGHT.sum()
 """Quiet at midnight (0.4 of the mean), busy at noon (1.6 of it)."""
 
 
-def landscape(items: int = 1, **changes: float | Array) -> Landscape:
-    """Line items alike: 12,000 auctions a day at about 0.05 a click, of which everything costs about 20 a day.
+def landscape(items: int = 1, hourly: float = 0.2, **changes: float | Array) -> Landscape:
+    """Line items alike: 12,000 auctions a day; `hourly` is the amplitude of the log price over the day.
 
-    By hand: cost of every auction = 12,000 x 0.05 x 0.8 x exp(log 0.05 + 0.6 (-0.3 + 0.3)) = 24.00 a day.
+    Winning everything at flat prices costs 12,000 x 0.05 x 0.8 x exp(log 0.05 + 0.6 (-0.3 + 0.6 / 2)) = 24.00 a
+    day for 600 clicks and 180 conversions.
     """
     usual: dict[str, float | Array] = {
         "price_mean": np.log(0.05), "price_sd": 0.6, "clicks_price": -0.3, "click_rate": 0.05, "cost_scale": 0.8,
         "conversion_rate": 0.3, "volume": 12_000.0, "price_day_sd": 0.3, "arrival": 0.1,
     }  # fmt: skip
-    told = {name: np.broadcast_to(np.asarray(value, np.float64), (items,)).copy() for name, value in {**usual, **changes}.items()}
+    told = {
+        name: np.broadcast_to(np.asarray(value, np.float64), (items,)).copy()
+        for name, value in {**usual, **changes}.items()
+    }
     rows = np.tile(TRAFFIC, (items, 1))
-    return tabulate(**told, traffic=rows, price_hour=np.tile(0.2 * np.sin(2 * np.pi * HOUR), (items, 1)))
+    return tabulate(**told, traffic=rows, price_hour=np.tile(hourly * np.sin(2 * np.pi * HOUR), (items, 1)))
 
 
 def terms(budget: float | Array, target_cpa: float | Array = np.inf, items: int = 1) -> Terms:
     """One campaign-day per line item, on a Monday."""
     return Terms(
-        item=np.arange(items), budget=np.broadcast_to(np.asarray(budget, float), (items,)).copy(),
-        target_cpa=np.broadcast_to(np.asarray(target_cpa, float), (items,)).copy(), weekday=np.zeros(items, int),
-    )  # fmt: skip
+        item=np.arange(items),
+        budget=np.broadcast_to(np.asarray(budget, float), (items,)).copy(),
+        target_cpa=np.broadcast_to(np.asarray(target_cpa, float), (items,)).copy(),
+        weekday=np.zeros(items, int),
+    )
 
 
 @dataclass(frozen=True)

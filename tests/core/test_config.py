@@ -142,7 +142,12 @@ def test_a_bid_or_a_budget_of_nothing_is_refused(told, part, key):
 
 @pytest.mark.parametrize(
     ("part", "key"),
-    [("learning", "learning_rate"), ("learning", "entropy"), ("history", "keep"), ("guards", "max_velocity_ratio")],
+    [
+        ("learning", "learning_rate"),
+        ("learning", "entropy"),
+        ("history", "keep"),
+        ("guards", "max_velocity_ratio"),
+    ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_a_number_that_is_none_or_out_of_range_is_refused_by_key(told, part, key, value):
@@ -161,7 +166,9 @@ def test_an_algorithm_that_is_not_built_yet_is_refused_by_name(told, algorithm):
 
 
 def test_an_unknown_algorithm_is_refused_by_name(told):
-    assert "algorithm 'pp0' is unknown: this version trains 'ppo' only" in refusal({**told, "algorithm": "pp0"})
+    assert "algorithm 'pp0' is unknown: this version trains 'ppo' only" in refusal(
+        {**told, "algorithm": "pp0"}
+    )
 
 
 def test_a_ramp_whose_budgets_fall_is_refused(told):
@@ -189,7 +196,7 @@ def test_a_setting_is_reached_by_its_dotted_path_or_by_its_bare_name(told):
 
 
 def test_several_settings_apply_in_order(told):
-    out = override(told, ["seed=3", "real_testing.limits.total=\"20.00\"", "seed=4"])
+    out = override(told, ["seed=3", 'real_testing.limits.total="20.00"', "seed=4"])
     config = build_config(out, "walk.toml")
     assert (config.seed, config.real_testing.limits.total) == (4, 20_000_000)
 
@@ -242,13 +249,17 @@ def test_a_missing_file_and_broken_toml_are_refused_by_name(tmp_path):
     broken.write_text("seed = = 3\n", encoding="utf-8")
     with pytest.raises(BadInput, match=r"broken\.toml is not valid TOML"):
         read_toml(broken)
-    broken.write_bytes(b"name = \"\xff\"\n")
+    broken.write_bytes(b'name = "\xff"\n')
     with pytest.raises(BadInput, match=r"broken\.toml is not valid TOML"):
         read_toml(broken)
 
 
 def test_every_default_of_the_model_passes_its_own_checks(told):
     config = build_config(told, "walk.toml")
-    assert JourneyConfig.model_validate(config.model_dump(exclude={"platform", "simulation", "real_testing", "scaled"}) | {
-        name: told[name] for name in ("platform", "simulation", "real_testing", "scaled")
-    }) == config
+    assert (
+        JourneyConfig.model_validate(
+            config.model_dump(exclude={"platform", "simulation", "real_testing", "scaled"})
+            | {name: told[name] for name in ("platform", "simulation", "real_testing", "scaled")}
+        )
+        == config
+    )

@@ -31,7 +31,9 @@ def test_the_profiles_share_the_192_as_16_x_12_and_64_x_3():
 
 
 def test_the_widths_follow_the_blocks():
-    narrow = replace(default_schema(), profile=Profile("narrow", 2, ("price_deviation", "share_won", "weight")))
+    narrow = replace(
+        default_schema(), profile=Profile("narrow", 2, ("price_deviation", "share_won", "weight"))
+    )
     assert narrow.observation_size == 2 * 3 + 64
     short = replace(default_schema(), pace_levels=(-0.1, 0.0, 0.1), tilt_levels=(0.0,))
     assert (short.action_size, short.zero_move) == (3, 1)

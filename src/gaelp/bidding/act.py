@@ -5,16 +5,16 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
+from gaelp.core.xp import Array
 
 BOUND_VERSION = "pace-0.5-0.35/1"
 """Names the bound on the residual; logged with every action."""
 
 
-def pace_of(move: NDArray[np.integer], schema: Schema, xp: ModuleType) -> NDArray[np.floating]:
+def pace_of(move: Array, schema: Schema, xp: ModuleType) -> Array:
     """The log multiplier on the pacer's bid that joint move `move` [..] asks for."""
     return xp.asarray(schema.pace_levels, dtype=xp.float32)[move // len(schema.tilt_levels)]
 
@@ -22,23 +22,27 @@ def pace_of(move: NDArray[np.integer], schema: Schema, xp: ModuleType) -> NDArra
 def move_of(pace: float, tilt: float, schema: Schema) -> int:
     """The joint move of two levels: the inverse of decoding. Raises BadInput for a value that is no level."""
     if pace not in schema.pace_levels or tilt not in schema.tilt_levels:
-        raise BadInput(f"({pace}, {tilt}) is no joint move; levels are {schema.pace_levels} x {schema.tilt_levels}.")
+        raise BadInput(
+            f"({pace}, {tilt}) is no joint move; levels are {schema.pace_levels} x {schema.tilt_levels}."
+        )
     return schema.pace_levels.index(pace) * len(schema.tilt_levels) + schema.tilt_levels.index(tilt)
 
 
-def move_mask(schema: Schema, line_items: int) -> NDArray[np.bool_]:
+def move_mask(schema: Schema, line_items: int) -> Array:
     """Which of the joint moves do anything, [A]. With one line item in second price the efficiency tilt
     has nothing to tilt between, so its non-zero levels are masked."""
     tilt = np.asarray(schema.tilt_levels)[np.arange(schema.action_size) % len(schema.tilt_levels)]
     return np.full(schema.action_size, True) if line_items > 1 else tilt == 0.0
 
 
-def exploration(schema: Schema, mask: NDArray[np.bool_], keep: float) -> NDArray[np.float64]:
+def exploration(schema: Schema, mask: Array, keep: float) -> Array:
     """The incumbent's known randomisation: the zero move with probability `keep`, the other allowed moves
     alike with the rest; [A], sums to 1 over the mask. The smallest positive entry is the floor."""
     others = int(mask.sum()) - 1
     if not 0.0 < keep < 1.0 or others < 1:
-        raise BadInput(f"exploration keeps the pacer's own move with a probability inside (0, 1), got {keep}.")
+        raise BadInput(
+            f"exploration keeps the pacer's own move with a probability inside (0, 1), got {keep}."
+        )
     chances = np.where(mask, (1.0 - keep) / others, 0.0)
     chances[schema.zero_move] = keep
     return chances

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gaelp.core.xp import Array
 
 GRID = 48
 GRID_LOW, GRID_HIGH = -2.6, 2.2
@@ -30,37 +30,37 @@ GRID_LOW, GRID_HIGH = -2.6, 2.2
 class Landscape(NamedTuple):
     """G line items; float arrays [G] unless said. Rates are per eligible auction, money in currency units."""
 
-    price_mean: NDArray[np.floating]
-    price_sd: NDArray[np.floating]
-    clicks_price: NDArray[np.floating]
-    click_rate: NDArray[np.floating]
-    cost_scale: NDArray[np.floating]
-    conversion_rate: NDArray[np.floating]
+    price_mean: Array
+    price_sd: Array
+    clicks_price: Array
+    click_rate: Array
+    cost_scale: Array
+    conversion_rate: Array
     """Conversions per click as calibrated on average over the history's own exposure."""
-    volume: NDArray[np.floating]
+    volume: Array
     """Eligible auctions on an ordinary day."""
-    traffic: NDArray[np.floating]
+    traffic: Array
     """[G,48] share of the day's auctions by half hour; rows sum to 1."""
-    price_hour: NDArray[np.floating]
+    price_hour: Array
     """[G,48] log price by half hour around its mean."""
-    price_day_sd: NDArray[np.floating]
+    price_day_sd: Array
     """Between days, standard deviation of the log price level."""
-    arrival: NDArray[np.floating]
+    arrival: Array
     """Chance that a pending conversion arrives within one half hour (geometric delay)."""
-    clicks_left: NDArray[np.floating]
+    clicks_left: Array
     """[G,48,K] clicks from half hour t to the end of an ordinary day at grid multiplier k."""
-    cost_left: NDArray[np.floating]
+    cost_left: Array
     """[G,48,K] the same for cost."""
-    traffic_left: NDArray[np.floating]
+    traffic_left: Array
     """[G,49] share of the day's auctions still to come."""
 
 
-def grid(xp: ModuleType) -> NDArray[np.floating]:
+def grid(xp: ModuleType) -> Array:
     """The K multipliers of the pacer in units of price_sd."""
     return xp.linspace(GRID_LOW, GRID_HIGH, GRID)
 
 
-def normal_cdf(x: NDArray[np.floating], xp: ModuleType) -> NDArray[np.floating]:
+def normal_cdf(x: Array, xp: ModuleType) -> Array:
     """Phi(x)."""
     if xp is np:
         from scipy.special import ndtr
@@ -69,7 +69,7 @@ def normal_cdf(x: NDArray[np.floating], xp: ModuleType) -> NDArray[np.floating]:
     return ndtr(x)
 
 
-def normal_quantile(p: NDArray[np.floating], xp: ModuleType) -> NDArray[np.floating]:
+def normal_quantile(p: Array, xp: ModuleType) -> Array:
     """Phi^-1(p)."""
     if xp is np:
         from scipy.special import ndtri
@@ -79,10 +79,10 @@ def normal_quantile(p: NDArray[np.floating], xp: ModuleType) -> NDArray[np.float
 
 
 def tabulate(
-    *, price_mean: NDArray[np.floating], price_sd: NDArray[np.floating], clicks_price: NDArray[np.floating],
-    click_rate: NDArray[np.floating], cost_scale: NDArray[np.floating], conversion_rate: NDArray[np.floating],
-    volume: NDArray[np.floating], traffic: NDArray[np.floating], price_hour: NDArray[np.floating],
-    price_day_sd: NDArray[np.floating], arrival: NDArray[np.floating],
+    *, price_mean: Array, price_sd: Array, clicks_price: Array,
+    click_rate: Array, cost_scale: Array, conversion_rate: Array,
+    volume: Array, traffic: Array, price_hour: Array,
+    price_day_sd: Array, arrival: Array,
 ) -> Landscape:  # fmt: skip
     """Build a Landscape from fitted parameters: add what is left of the day at every multiplier (NumPy)."""
     sd, rho = price_sd[:, None, None], clicks_price[:, None, None]
@@ -92,10 +92,12 @@ def tabulate(
     cost = click_rate[:, None, None] * cost_scale[:, None, None] * level * normal_cdf(z - rho - sd, np)
     flow = (volume[:, None] * traffic)[:, :, None]
 
-    def left(per_auction: NDArray[np.floating]) -> NDArray[np.floating]:
+    def left(per_auction: Array) -> Array:
         return np.cumsum((flow * per_auction)[:, ::-1], axis=1)[:, ::-1]
 
-    to_come = np.concatenate([np.cumsum(traffic[:, ::-1], axis=1)[:, ::-1], np.zeros((len(volume), 1))], axis=1)
+    to_come = np.concatenate(
+        [np.cumsum(traffic[:, ::-1], axis=1)[:, ::-1], np.zeros((len(volume), 1))], axis=1
+    )
     return Landscape(
         price_mean, price_sd, clicks_price, click_rate, cost_scale, conversion_rate, volume, traffic,
         price_hour, price_day_sd, arrival, left(clicks), left(cost), to_come,
@@ -109,4 +111,3 @@ def landscape_hash(landscape: Landscape) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
     return digest.hexdigest()[:16]
-

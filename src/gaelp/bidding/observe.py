@@ -9,26 +9,30 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gaelp.bidding.landscape import Landscape, normal_cdf
 from gaelp.bidding.pacer import DayState, PacerParams, Solution, Terms, calibration, volume_ratio
 from gaelp.core.schema import HISTORY, TICKS_PER_DAY, Schema
+from gaelp.core.xp import Array
 
 
-def mark_decision(state: DayState, move_pace: NDArray[np.floating], xp: ModuleType) -> DayState:
+def mark_decision(state: DayState, move_pace: Array, xp: ModuleType) -> DayState:
     """Close the daypart behind us and remember the move just chosen for the one ahead; [B]."""
     eligible = state.eligible - state.mark_eligible
     clicks = state.clicks - state.mark_clicks
 
-    def push(past: NDArray[np.floating], value: NDArray[np.floating]) -> NDArray[np.floating]:
+    def push(past: Array, value: Array) -> Array:
         return xp.concatenate([value[..., None].astype(past.dtype), past[..., : HISTORY - 1]], axis=-1)
 
     return state._replace(
         past_moves=push(state.past_moves, move_pace),
         past_spend=push(state.past_spend, state.spent - state.mark_spent),
-        past_win_rate=push(state.past_win_rate, (state.impressions - state.mark_impressions) / xp.maximum(eligible, 1.0)),
-        past_value_rate=push(state.past_value_rate, (state.conversions - state.mark_conversions) / xp.maximum(clicks, 1.0)),
+        past_win_rate=push(
+            state.past_win_rate, (state.impressions - state.mark_impressions) / xp.maximum(eligible, 1.0)
+        ),
+        past_value_rate=push(
+            state.past_value_rate, (state.conversions - state.mark_conversions) / xp.maximum(clicks, 1.0)
+        ),
         mark_spent=state.spent,
         mark_eligible=state.eligible,
         mark_impressions=state.impressions,
@@ -40,7 +44,7 @@ def mark_decision(state: DayState, move_pace: NDArray[np.floating], xp: ModuleTy
 def observe(
     state: DayState, solution: Solution, landscape: Landscape, terms: Terms, params: PacerParams,
     schema: Schema, xp: ModuleType,
-) -> NDArray[np.float32]:  # fmt: skip
+) -> Array:  # fmt: skip
     """The observation [B, schema.observation_size], float32, at a decision."""
     item, t = terms.item, state.tick
     elapsed = t / TICKS_PER_DAY
@@ -59,8 +63,10 @@ def observe(
         landscape.clicks_left[item, xp.zeros_like(t), 24] * rate, 1e-9
     )
 
-    def against_target(cost: NDArray[np.floating], conversions: NDArray[np.floating]) -> NDArray[np.floating]:
-        return has_target * _log((cost + 0.05 * terms.budget) / (conversions * target + 0.05 * terms.budget), xp)
+    def against_target(cost: Array, conversions: Array) -> Array:
+        return has_target * _log(
+            (cost + 0.05 * terms.budget) / (conversions * target + 0.05 * terms.budget), xp
+        )
 
     clicks_all = xp.maximum(state.unmatured_clicks + state.matured_clicks, 1e-9)
     matured = xp.where(state.clicks > 0, state.matured_clicks / clicks_all, 1.0)
@@ -97,8 +103,10 @@ def observe(
     ]  # fmt: skip
     filled = [items[name] for name in schema.profile.features]
     empty = [zero] * (schema.item_width * (schema.item_slots - 1))
-    return xp.stack([xp.clip(x + zero, -10.0, 10.0) for x in (*filled, *empty, *campaign)], axis=-1).astype(xp.float32)
+    return xp.stack([xp.clip(x + zero, -10.0, 10.0) for x in (*filled, *empty, *campaign)], axis=-1).astype(
+        xp.float32
+    )
 
 
-def _log(ratio: NDArray[np.floating], xp: ModuleType) -> NDArray[np.floating]:
+def _log(ratio: Array, xp: ModuleType) -> Array:
     return xp.log(xp.clip(ratio, 1e-4, 1e4))

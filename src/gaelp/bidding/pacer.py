@@ -15,12 +15,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gaelp.bidding.landscape import Landscape, grid, landscape_hash, normal_cdf, normal_quantile
 from gaelp.core.schema import HISTORY, TICKS_PER_DAY
-
-Array = NDArray[np.floating]
+from gaelp.core.xp import Array
 
 FAST, SLOW = 0.9, 0.97
 """Decay per half hour of the two exposure averages that a user of the reports can compute."""
@@ -55,11 +53,11 @@ DEFAULT_PARAMS = PacerParams(*(np.float64(x) for x in (0.05, 0.15, 30.0, 0.98, 0
 class Terms(NamedTuple):
     """A campaign-day's terms; [B]. Money in currency units; target_cpa > 0, or inf for none."""
 
-    item: NDArray[np.integer]
+    item: Array
     """Index of the line item in the landscape."""
     budget: Array
     target_cpa: Array
-    weekday: NDArray[np.integer]
+    weekday: Array
     """0 = Monday."""
 
 
@@ -78,7 +76,7 @@ class Report(NamedTuple):
 class DayState(NamedTuple):
     """Everything remembered of the day so far: a fold of its reports and moves; [B] unless said."""
 
-    tick: NDArray[np.integer]
+    tick: Array
     spent: Array
     eligible: Array
     impressions: Array
@@ -128,9 +126,13 @@ def start_day(landscape: Landscape, terms: Terms, xp: ModuleType) -> DayState:
     zero = xp.zeros_like(terms.budget)
     past = xp.zeros((*terms.budget.shape, HISTORY), dtype=terms.budget.dtype)
     day_var = (landscape.price_day_sd**2)[terms.item] + zero
-    values = {name: zero for name in DayState._fields}
-    values |= {n: past for n in ("past_moves", "past_spend", "past_win_rate", "past_value_rate")}
-    values |= {"price_var": day_var, "log_bid": landscape.price_mean[terms.item] + zero, "tick": xp.zeros_like(terms.item)}
+    values = dict.fromkeys(DayState._fields, zero)
+    values |= dict.fromkeys(("past_moves", "past_spend", "past_win_rate", "past_value_rate"), past)
+    values |= {
+        "price_var": day_var,
+        "log_bid": landscape.price_mean[terms.item] + zero,
+        "tick": xp.zeros_like(terms.item),
+    }
     return DayState(**values)
 
 
@@ -199,7 +201,9 @@ def after_report(
 
 def calibration(state: DayState, params: PacerParams) -> Array:
     """Today's conversion rate against the calibrated one: Gamma-Poisson posterior mean."""
-    return (params.calibration_prior + state.evidence_seen) / (params.calibration_prior + state.evidence_expected)
+    return (params.calibration_prior + state.evidence_seen) / (
+        params.calibration_prior + state.evidence_expected
+    )
 
 
 def volume_ratio(state: DayState, landscape: Landscape, terms: Terms, params: PacerParams) -> Array:
@@ -209,7 +213,9 @@ def volume_ratio(state: DayState, landscape: Landscape, terms: Terms, params: Pa
     return (state.eligible + params.volume_prior * volume) / (volume * (come + params.volume_prior))
 
 
-def solve(state: DayState, landscape: Landscape, terms: Terms, params: PacerParams, xp: ModuleType) -> Solution:
+def solve(
+    state: DayState, landscape: Landscape, terms: Terms, params: PacerParams, xp: ModuleType
+) -> Solution:
     """Choose the multiplier whose projected end-of-day score is best, on what is left of the day.
 
     Beside it, for the agent to see: the bid that would just spend the budget, and the last one that keeps the target.
@@ -273,7 +279,7 @@ def dual_log_bid(state: DayState, landscape: Landscape, terms: Terms, xp: Module
     return xp.where(state.spent >= terms.budget, broke, wanted)
 
 
-def expected_value_per_auction(log_bid: Array, landscape: Landscape, item: NDArray[np.integer], xp: ModuleType) -> Array:
+def expected_value_per_auction(log_bid: Array, landscape: Landscape, item: Array, xp: ModuleType) -> Array:
     """Expected conversions per eligible auction at a bid, on an ordinary day."""
     z = (log_bid - landscape.price_mean[item]) / landscape.price_sd[item]
     won = landscape.click_rate[item] * normal_cdf(z - landscape.clicks_price[item], xp)

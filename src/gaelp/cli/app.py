@@ -20,9 +20,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Home = Annotated[Path, typer.Option("--home", help="Where runs and their store are kept.", envvar="GAELP_HOME")]
+Home = Annotated[
+    Path, typer.Option("--home", help="Where runs and their store are kept.", envvar="GAELP_HOME")
+]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")]
-RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; the latest when left out.")]
+RunName = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="A run's name; the latest when left out.")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value; may be repeated.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed; equal seeds give equal runs.")]
 Algorithm = Annotated[str | None, typer.Option("--algorithm", help="ppo; dqn and sac are not built yet.")]
@@ -63,7 +67,11 @@ def entrance(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    home: Home = RUNS, seed: Seed = None, algorithm: Algorithm = None, settings: Settings = None, json_: Json = False
+    home: Home = RUNS,
+    seed: Seed = None,
+    algorithm: Algorithm = None,
+    settings: Settings = None,
+    json_: Json = False,
 ) -> None:
     """Walk one agent through all four phases on the sandbox ad network; grants and approvals are given visibly.
 
@@ -76,7 +84,14 @@ def demo(
     from gaelp.cli.journey import start
 
     told = tomllib.loads(DEMO.read_text(encoding="utf-8"))
-    start(home, told, "the demo's configuration", _overrides(seed, algorithm, settings), answered_by="demo", as_json=json_)
+    start(
+        home,
+        told,
+        "the demo's configuration",
+        _overrides(seed, algorithm, settings),
+        answered_by="demo",
+        as_json=json_,
+    )
 
 
 @app.command()
@@ -92,7 +107,14 @@ def run(
     """
     from gaelp.cli.journey import start
 
-    start(home, _toml(config), str(config), _overrides(seed, algorithm, settings), answered_by="person", as_json=json_)
+    start(
+        home,
+        _toml(config),
+        str(config),
+        _overrides(seed, algorithm, settings),
+        answered_by="person",
+        as_json=json_,
+    )
 
 
 @app.command()
@@ -114,7 +136,11 @@ def resume(
 
 
 @app.command()
-def plan(config: Annotated[Path, typer.Argument(help="The journey's TOML file.")], settings: Settings = None, json_: Json = False) -> None:
+def plan(
+    config: Annotated[Path, typer.Argument(help="The journey's TOML file.")],
+    settings: Settings = None,
+    json_: Json = False,
+) -> None:
     """Show phases, cadences, gates, guards and what you can lose, before anything runs.
 
     Example:
@@ -123,7 +149,7 @@ def plan(config: Annotated[Path, typer.Argument(help="The journey's TOML file.")
     """
     from gaelp.cli.plan import show_plan
 
-    show_plan(_toml(config), str(config), settings or [], as_json=json_)
+    show_plan(_toml(config), str(config), _overrides(None, None, settings), as_json=json_)
 
 
 @app.command()
@@ -163,7 +189,9 @@ def report(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> 
 def grant(
     run_name: RunName = None,
     phase: Annotated[str, typer.Option("--phase", help="real_testing or scaled.")] = ...,  # type: ignore[assignment]
-    amount: Annotated[str, typer.Option("--amount", help="Whole units of the account's currency, such as 500.")] = ...,  # type: ignore[assignment]
+    amount: Annotated[
+        str, typer.Option("--amount", help="Whole units of the account's currency, such as 500.")
+    ] = ...,  # type: ignore[assignment]
     by: Annotated[str, typer.Option("--by", help="Who grants it.")] = ...,  # type: ignore[assignment]
     home: Home = RUNS,
     json_: Json = False,
@@ -188,7 +216,16 @@ def grant(
     with found.store.transaction(found.run_id) as tx:
         tx.grant(phase, money.micros, by)
         available = tx.books.phase(phase).available
-    _tell({"run": found.run_id, "phase": phase, "granted_micros": money.micros, "available_micros": available, "by": by}, json_)
+    _tell(
+        {
+            "run": found.run_id,
+            "phase": phase,
+            "granted_micros": money.micros,
+            "available_micros": available,
+            "by": by,
+        },
+        json_,
+    )
 
 
 @app.command()
@@ -234,7 +271,12 @@ def halt(
 
     found = existing_run(home, run_name)
     stopped = halt_run(found, reason)
-    told = {"run": found.run_id, "halted": True, "paused": list(stopped.paused), "already_paused": stopped.already_paused}
+    told = {
+        "run": found.run_id,
+        "halted": True,
+        "paused": list(stopped.paused),
+        "already_paused": stopped.already_paused,
+    }
     _tell(told, json_)
 
 
@@ -254,7 +296,9 @@ def verify(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> 
 @app.command()
 def validate(
     run_name: RunName = None,
-    negative_controls: Annotated[bool, typer.Option("--negative-controls", help="Also repeat a short run that must not learn.")] = False,
+    negative_controls: Annotated[
+        bool, typer.Option("--negative-controls", help="Also repeat a short run that must not learn.")
+    ] = False,
     home: Home = RUNS,
     json_: Json = False,
 ) -> None:
@@ -273,7 +317,7 @@ app.command(name="replay")(replay_command)
 
 
 def _overrides(seed: int | None, algorithm: str | None, settings: list[str] | None) -> list[str]:
-    told = list(settings or [])
+    told = [] if settings is None else list(settings)
     if seed is not None:
         told.append(f"seed={seed}")
     if algorithm is not None:

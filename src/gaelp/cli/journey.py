@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gaelp.core.config import override
 from gaelp.core.errors import BadInput, GaelpError, PhaseFailed
 from gaelp.core.money import Money
 from gaelp.core.verdict import FAIL
-from gaelp.orchestration.run import Run, Wanted, begin_run, existing_run
+from gaelp.orchestration.run import Run, Wanted, begin_run, compile_cache, existing_run
 from gaelp.safety import latch
 from gaelp.safety.approvals import Approval
 
 
-def start(home: Path, told: dict[str, Any], where: str, settings: list[str], *, answered_by: str, as_json: bool) -> None:
+def start(
+    home: Path, told: dict[str, Any], where: str, settings: list[str], *, answered_by: str, as_json: bool
+) -> None:
     """Begin a new run of the journey `told` and take it as far as it goes."""
     run = begin_run(home, override(told, settings), where, answered_by)
     _travel(run, answered_by, as_json=as_json)
@@ -35,7 +36,9 @@ def go_on(home: Path, run_name: str | None, *, lift: str | None, as_json: bool) 
         run.append("halt_lifted", {"reason": lift})
     down = latch.read(run.directory)
     if down is not None:
-        raise BadInput(f"run {run.run_id} is halted ({down.reason}): lift it with --lift \"reason\" when that is mended.")
+        raise BadInput(
+            f'run {run.run_id} is halted ({down.reason}): lift it with --lift "reason" when that is mended.'
+        )
     _travel(run, str(run.store.config(run.run_id)["answered_by"]), as_json=as_json)
 
 
@@ -43,14 +46,16 @@ def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
     began = time.perf_counter()
     failure: GaelpError | None = None
     reached = False
-    with _live_log(run), LiveProgress(run) as progress:
+    log = (run.directory / "gaelp.log").open("a", encoding="utf-8")
+    log_to(log)
+    with log, LiveProgress(run) as progress:
         run.progress = progress
         run.person = progress.demo_person if answered_by == "demo" else progress.announce
         # JAX loads here, while the progress bars already stand.
         from gaelp.learn.runtime import enable_compilation_cache
         from gaelp.orchestration.orchestrator import TrainingOrchestrator
 
-        enable_compilation_cache(_cache())
+        enable_compilation_cache(compile_cache())
         platform, process = run.open_platform()
         try:
             outcomes = asyncio.run(TrainingOrchestrator(run, platform).journey())
@@ -63,7 +68,14 @@ def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
         except GaelpError as error:
             failure = error
         bill = sum(line.cost_micros for line in platform.bill(run.prefix))
-        run.append("journey_ended", {"platform_bill_micros": bill, "reached_end": reached, "reason": "" if failure is None else str(failure)})
+        run.append(
+            "journey_ended",
+            {
+                "platform_bill_micros": bill,
+                "reached_end": reached,
+                "reason": "" if failure is None else str(failure),
+            },
+        )
         process.stop()
     _conclude(run, process.database, time.perf_counter() - began, as_json=as_json)
     if failure is not None:
@@ -84,36 +96,27 @@ def _conclude(run: Run, sandbox_db: Path, seconds: float, *, as_json: bool) -> N
     if as_json:
         print(json.dumps(answer))
     else:
-        print(f"report: {run.directory / 'report.html'}   ({seconds:.0f} s)   check it: gaelp validate {run.run_id}")
+        print(
+            f"report: {run.directory / 'report.html'}   ({seconds:.0f} s)   check it: gaelp validate {run.run_id}"
+        )
 
 
-def _cache() -> Path:
-    """Compiled programs are kept where XDG says, so that a second run compiles nothing."""
-    base = os.environ["XDG_CACHE_HOME"] if "XDG_CACHE_HOME" in os.environ else str(Path.home() / ".cache")
-    return Path(base) / "gaelp" / "jax"
+def log_to(file: TextIO) -> None:
+    """Structured log lines, logfmt, go to `file` from now on."""
+    import logging
 
+    import structlog
 
-class _live_log:  # noqa: N801
-    """Structured log lines of a run go to its own file while it travels."""
-
-    def __init__(self, run: Run) -> None:
-        self._path = run.directory / "gaelp.log"
-
-    def __enter__(self) -> None:
-        import logging
-
-        import structlog
-
-        self._file = self._path.open("a", encoding="utf-8")
-        structlog.configure(
-            processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper("iso"), structlog.processors.LogfmtRenderer()],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-            logger_factory=structlog.WriteLoggerFactory(self._file),
-            cache_logger_on_first_use=False,
-        )  # fmt: skip
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.LogfmtRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file),
+        cache_logger_on_first_use=False,
+    )
 
 
 class LiveProgress:
@@ -150,11 +153,13 @@ class LiveProgress:
         money = Money(wanted.binding.limit_micros, run.config.currency)
         units = str(money).split()[0]
         self._bars.console.print(
-            f"waiting before {wanted.binding.phase}, step {wanted.binding.step + 1}: it can lose at most {money}. To let it go on:\n"
+            f"waiting before {wanted.binding.phase}, step {wanted.binding.step + 1}: "
+            f"it can lose at most {money}. To let it go on:\n"
             f"  gaelp grant {run.run_id} --home {run.home} --phase {wanted.binding.phase} --amount {units} --by NAME\n"
             f"  gaelp approve {run.run_id} --home {run.home} --by NAME",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
+            soft_wrap=True,
+            highlight=False,
+        )
 
     def demo_person(self, run: Run, wanted: Wanted) -> None:
         """The demo's person: grants and approves exactly what is asked, in sight."""
@@ -163,7 +168,9 @@ class LiveProgress:
             tx.grant(wanted.binding.phase, wanted.binding.limit_micros, "the demo's person")
             tx.approve(Approval(wanted.binding, "the demo's person"))
         self._bars.console.print(
-            f"granted and approved by the demo's person: {money} for {wanted.binding.phase}, step {wanted.binding.step + 1} "
+            f"granted and approved by the demo's person: {money} for {wanted.binding.phase}, "
+            f"step {wanted.binding.step + 1} "
             f"(the most it can lose), actor {wanted.binding.actor_hash[:12]}",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
+            soft_wrap=True,
+            highlight=False,
+        )

@@ -22,7 +22,7 @@ def _micros(value: object) -> int:
             return parse_money(value, "XXX").micros
         except MoneyError as error:
             raise ValueError(str(error)) from error
-    raise ValueError(f"write money as text or a whole number, not {value!r}: \"5.00\"")
+    raise ValueError(f'write money as text or a whole number, not {value!r}: "5.00"')
 
 
 Micros = Annotated[int, BeforeValidator(_micros)]
@@ -168,10 +168,10 @@ class JourneyConfig(_Part):
     profile: str = "focused"
     continue_after_wait: bool = False
     """Lets a journey on a sandbox go on after WAIT. Never after FAIL, and never on a real account."""
-    learning: LearningConfig = LearningConfig()  # type: ignore[call-arg]
+    learning: LearningConfig = LearningConfig()
     history: HistoryConfig
     platform: PlatformConfig
-    guards: GuardConfig = GuardConfig()  # type: ignore[call-arg]
+    guards: GuardConfig = GuardConfig()
     simulation: SimulationConfig
     historical: HistoricalConfig = HistoricalConfig()
     real_testing: RealTestingConfig
@@ -219,7 +219,9 @@ def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             raise BadInput(f"--set takes key=value, got {assignment!r}.")
         matches = [p for p in paths if ".".join(p) == key] or [p for p in paths if p[-1] == key]
         if not matches:
-            raise BadInput(f"no setting {key!r}.{nearest(key, ['.'.join(p) for p in paths] + [p[-1] for p in paths])}")
+            raise BadInput(
+                f"no setting {key!r}.{nearest(key, ['.'.join(p) for p in paths] + [p[-1] for p in paths])}"
+            )
         if len(matches) > 1:
             raise BadInput(f"{key!r} is ambiguous: one of {', '.join('.'.join(p) for p in matches)}.")
         at = out
@@ -233,7 +235,7 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
-        return text  # fallback-allowed: a bare word is text, and the model judges whether text fits
+        return text
 
 
 def _copied(told: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum, StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,8 @@ class EpisodeBatch:
 
     def to_numpy(self) -> EpisodeBatch:
         """The same batch with every array on the host."""
-        return replace(self, **{n: np.asarray(getattr(self, n)) for n in ARRAY_FIELDS})
+        arrays: dict[str, Any] = {n: np.asarray(getattr(self, n)) for n in ARRAY_FIELDS}
+        return replace(self, **arrays)
 
     def check(self, *, observation_size: int, action_size: int) -> None:
         """Refuse what no gradient may be taken from; the message names the field and the episode.
@@ -111,7 +113,7 @@ class EpisodeBatch:
         shapes: dict[str, tuple[int, ...]] = {
             "observation": (b, t + 1, observation_size), "mask": (b, t + 1, action_size), "action": (b, t),
             "executed": (b, t), "log_prob": (b, t), "end": (b, t), "valid": (b, t), "weight": (b,), "segment": (b, t),
-            "sources": (b,), **{name: (b,) for name in OUTCOMES},
+            "sources": (b,), **dict.fromkeys(OUTCOMES, (b,)),
         }  # fmt: skip
         for name, want in shapes.items():
             got = getattr(self, name).shape
@@ -128,8 +130,12 @@ class EpisodeBatch:
         state_ok = np.concatenate([ok, ok[:, -1:]], axis=1)
         for name in ("observation", "hidden"):
             _refuse(name, state_ok & ~np.isfinite(getattr(host, name)).all(axis=-1), "is not finite")
-        _refuse("action", ok & ((host.action < 0) | (host.action >= action_size)), "is outside the action space")
-        chosen = np.take_along_axis(host.mask[:, :-1], np.clip(host.action, 0, action_size - 1)[..., None], -1)[..., 0]
+        _refuse(
+            "action", ok & ((host.action < 0) | (host.action >= action_size)), "is outside the action space"
+        )
+        chosen = np.take_along_axis(
+            host.mask[:, :-1], np.clip(host.action, 0, action_size - 1)[..., None], -1
+        )[..., 0]
         _refuse("action", ok & ~chosen, "is masked out")
         _refuse("log_prob", ok & (host.log_prob > 1e-5), "is above 0, more than a probability allows")
         _refuse("end", ok & ((host.end < 0) | (host.end > 2)), "is no End")
@@ -152,11 +158,19 @@ def concatenate(batches: list[EpisodeBatch]) -> EpisodeBatch:
     if not batches:
         raise UnusableBatch("no episodes to join.")
     joined = {n: np.concatenate([np.asarray(getattr(b, n)) for b in batches]) for n in ARRAY_FIELDS}
-    told = tuple(p for b in batches for p in (b.provenance if len(b.provenance) == b.episodes else b.provenance * b.episodes))
+    told = tuple(
+        p
+        for b in batches
+        for p in (b.provenance if len(b.provenance) == b.episodes else b.provenance * b.episodes)
+    )
     return EpisodeBatch(**joined, provenance=told)
 
 
 def select(batch: EpisodeBatch, rows: NDArray[np.intp]) -> EpisodeBatch:
     """The episodes at `rows`, in that order."""
-    told = batch.provenance if len(batch.provenance) != batch.episodes else tuple(batch.provenance[int(i)] for i in rows)
+    told = (
+        batch.provenance
+        if len(batch.provenance) != batch.episodes
+        else tuple(batch.provenance[int(i)] for i in rows)
+    )
     return replace(batch, **{n: np.asarray(getattr(batch, n))[rows] for n in ARRAY_FIELDS}, provenance=told)

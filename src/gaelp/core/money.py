@@ -25,7 +25,9 @@ class Money:
 
     def _same(self, other: Money) -> int:
         if self.currency != other.currency:
-            raise MoneyError(f"cannot combine {self.currency} with {other.currency}: one account, one currency.")
+            raise MoneyError(
+                f"cannot combine {self.currency} with {other.currency}: one account, one currency."
+            )
         return other.micros
 
     def __add__(self, other: Money) -> Money:
@@ -64,7 +66,9 @@ def parse_money(text: str | int | Decimal, currency: str) -> Money:
     anything that is not a plain decimal number (`1e3` and `1,000` are refused, not guessed).
     """
     if isinstance(text, bool | float):
-        raise MoneyError(f"money is given as text or a whole number, not the float {text!r}: write it in quotes.")
+        raise MoneyError(
+            f"money is given as text or a whole number, not the float {text!r}: write it in quotes."
+        )
     plain = str(text).strip()
     try:
         amount = Decimal(plain)

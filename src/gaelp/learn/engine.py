@@ -42,8 +42,10 @@ from gaelp.learn.verify import (
 
 Arrays = dict[str, NDArray[np.generic]]
 
-SMALLEST_BUCKET = 32
-"""Batches are padded to powers of two of at least this many episodes, so that few shapes are compiled."""
+SMALLEST_BUCKET, BUCKET_GROWTH = 32, 4
+"""Batches are padded to 32, 128, 512, ... episodes, so that few shapes are compiled."""
+MINIBATCH_WIDTH = 64
+"""Minibatches are padded to multiples of this, so that phases with smaller ones share one program."""
 
 FALSE_CLAIM = 0.01
 """How far, in nats, a simulated episode's log-probabilities may differ from those of the weights it names."""
@@ -173,7 +175,8 @@ class RLTrainingEngine:
             self._state.policy if anchor is None else anchor,
             self._unanchored if anchor is None else self._coefficients,
             num_epochs,
-            batch_size=batch_size,
+            batch_size,
+            width=-(-batch_size // MINIBATCH_WIDTH) * MINIBATCH_WIDTH,
         )
         fetched: Report = jax.device_get(report)
         told = dict(zip(ppo.SCALARS, fetched.scalars.tolist(), strict=True))
@@ -235,7 +238,9 @@ class RLTrainingEngine:
                 )
             hidden = np.zeros((*hidden.shape[:2], self.hidden_width), np.float32)
         mine = np.array([p.actor_hash == self._hashes.actor for p in told])
-        bucket = max(SMALLEST_BUCKET, 1 << (b - 1).bit_length())
+        bucket = SMALLEST_BUCKET
+        while bucket < b:
+            bucket *= BUCKET_GROWTH
 
         def padded(x: NDArray[np.generic], dtype: type) -> NDArray[np.generic]:
             whole = np.zeros((bucket, *x.shape[1:]), dtype)

@@ -204,21 +204,23 @@ def act_mode(policy: Policy, observation: Array, mask: Array) -> Choice:
     return Choice(action, dist.log_prob_of(log_probs, action))
 
 
-@partial(jax.jit, static_argnames="batch_size")
+@partial(jax.jit, static_argnames="width")
 def update(
     state: AgentState,
     experience: Experience,
     anchor: Policy,
     coefficients: Coefficients,
     num_epochs: Array,
+    batch_size: Array,
     *,
-    batch_size: int,
+    width: int,
 ) -> tuple[AgentState, Report]:
     """One training call: num_epochs x ceil(valid transitions / batch_size) gradient steps.
 
-    Compiles once per (padded shapes, batch_size); how many episodes are valid and how many epochs are
-    taken are data. The caller refuses the result, and keeps the old state, when the report shows an
-    effective sample too small, a false claim or a number that is not finite.
+    Compiles once per (padded shapes, width). How many episodes are valid, how many epochs are taken and the
+    minibatch's size, at most `width`, are data: the phases' cadences then share one program. The caller
+    refuses the result, and keeps the old state, when the report shows an effective sample too small, a
+    false claim or a number that is not finite.
     """
     rows, judged = _judge(state, experience, anchor, coefficients)
     key, shuffling = jax.random.split(jax.random.wrap_key_data(state.key))
@@ -228,14 +230,14 @@ def update(
     def epoch(run: _Run) -> _Run:
         noise = jax.random.bits(jax.random.fold_in(shuffling, run.epoch), rows.valid.shape)
         # Valid rows first, in random order; the tail keeps every slice below inside the array.
-        order = jnp.pad(jnp.lexsort((noise, ~rows.valid)), (0, batch_size))
+        order = jnp.pad(jnp.lexsort((noise, ~rows.valid)), (0, width))
 
         def minibatch(run: _Run) -> _Run:
             # Sizes differ by at most one: a last minibatch of one transition would be all noise.
             first = run.minibatch * count // minibatches
             size = (run.minibatch + 1) * count // minibatches - first
-            chosen = jax.lax.dynamic_slice(order, (first,), (batch_size,))
-            part = replace(jax.tree.map(lambda x: x[chosen], rows), valid=jnp.arange(batch_size) < size)
+            chosen = jax.lax.dynamic_slice(order, (first,), (width,))
+            part = replace(jax.tree.map(lambda x: x[chosen], rows), valid=jnp.arange(width) < size)
             return _gradient_step(run, part, state.agent, coefficients)
 
         def more(run: _Run) -> Array:

@@ -52,7 +52,7 @@ def tune_pacer(posterior: Posterior, landscape: Landscape, seed: int) -> Tuning:
         inner[-1] = best
         seeds = rng.integers(1 << 20, 1 << 30, size=(PAIRS // candidates, CHUNK))
         pairs = np.repeat(_outer(inner), len(seeds), axis=0)
-        got = score_pacers(worlds, bids, float32(PacerParams(*pairs.T)), np.tile(seeds, (candidates, 1)))  # type: ignore[arg-type]
+        got = score_pacers(worlds, bids, float32(PacerParams(*pairs.T)), np.tile(seeds, (candidates, 1)))
         mean = np.asarray(got).reshape(candidates, -1).mean(axis=1)
         order = np.argsort(-mean, kind="stable")
         elite = inner[order[: 15 if number + 1 == SEARCH_ROUNDS else 8]]

@@ -17,9 +17,9 @@ from scipy.optimize import minimize_scalar
 from gaelp.bidding.landscape import Landscape, normal_cdf, normal_quantile, tabulate
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import TICKS_PER_DAY
+from gaelp.core.xp import Array
 from gaelp.market.world import EXPOSURE_UNIT, Posterior
 
-Array = NDArray[np.float64]
 MEMORIES = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97)
 """Decays per half hour tried for fatigue; the most likely one is taken as known."""
 
@@ -46,7 +46,9 @@ class Hours:
     def __post_init__(self) -> None:
         shape = self.log_bid.shape
         if len(shape) != 3 or shape[2] != TICKS_PER_DAY or shape[1] < 3:
-            raise BadInput(f"calibration needs at least 3 whole days of {TICKS_PER_DAY} half hours, got shape {shape}.")
+            raise BadInput(
+                f"calibration needs at least 3 whole days of {TICKS_PER_DAY} half hours, got shape {shape}."
+            )
         for name in ("eligible", "impressions", "clicks", "cost", "conversions", "arrived", "move"):
             array = getattr(self, name)
             if array.shape != shape or not np.isfinite(array).all():
@@ -92,7 +94,17 @@ def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
     # What is drawn to the pool shares the pool's own uncertainty.
     shrunk_se = np.sqrt(shrunk_se**2 + pooled_se**2)
     shared = {name: np.array([part[name] for part in parts]) for name in parts[0]}
-    known = ("price_mean", "price_sd", "clicks_price", "click_rate", "cost_scale", "volume", "traffic", "price_hour", "price_day_sd")
+    known = (
+        "price_mean",
+        "price_sd",
+        "clicks_price",
+        "click_rate",
+        "cost_scale",
+        "volume",
+        "traffic",
+        "price_hour",
+        "price_day_sd",
+    )
     landscape = tabulate(
         **{name: shared[name] for name in known},
         conversion_rate=(hours.conversions.sum((1, 2)) + 1.0) / (hours.clicks.sum((1, 2)) + 4.0),
@@ -127,13 +139,15 @@ def _autoregression(residual: Array, weight: Array, noise: float) -> tuple[float
     return float(np.sqrt(variance)), memory
 
 
-def _usable(hours: Hours, g: int) -> tuple[NDArray[np.bool_], Array, Array]:
+def _usable(hours: Hours, g: int) -> tuple[Array, Array, Array]:
     """(half hours with both won and lost auctions, Phi^-1 of the win rate, its precision in probit units), [D,48]."""
     eligible, impressions = hours.eligible[g], hours.impressions[g]
     share = (impressions + 0.5) / (eligible + 1.0)
     usable = (eligible >= 20) & (impressions >= 1) & (impressions < eligible)
     if usable.sum() < 3 * TICKS_PER_DAY // 2:
-        raise BadInput(f"line item {g}: only {int(usable.sum())} half hours with both won and lost auctions; too few to fit.")
+        raise BadInput(
+            f"line item {g}: only {int(usable.sum())} half hours with both won and lost auctions; too few to fit."
+        )
     z = normal_quantile(share, np)
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
     return usable, z, np.where(usable, eligible * density**2 / (share * (1 - share)), 0.0)
@@ -150,14 +164,16 @@ def _price_slope(hours: Hours, g: int) -> tuple[float, float]:
     move, response, price = (_demeaned(x, capped) for x in (hours.move[g], z, hours.log_bid[g]))
     strength = (capped * move * price).sum()
     if abs(strength) < 1e-6:
-        raise BadInput(f"line item {g}: the log holds no randomised bid variation, so the price scale cannot be told.")
+        raise BadInput(
+            f"line item {g}: the log holds no randomised bid variation, so the price scale cannot be told."
+        )
     slope = float((capped * move * response).sum() / strength)
     scatter = capped * move * (response - slope * price)
     return slope, max(float(np.sqrt((scatter.sum(1) ** 2).sum()) / abs(strength)), 1e-3)
 
 
 def _shrunk(own: Any, se: Any, pooled: float, between: float) -> tuple[Any, Any]:
-    """(estimate, standard error) of each item drawn towards the pool by how far items truly differ (empirical Bayes)."""
+    """(estimate, standard error) of each item, drawn to the pool by how far items truly differ (empirical Bayes)."""
     trust = between**2 / (between**2 + se**2)
     return trust * own + (1 - trust) * pooled, np.sqrt(trust) * se
 
@@ -199,14 +215,28 @@ def _line_item(hours: Hours, g: int, slope: float, slope_se: float) -> dict[str,
         weekday[day] = log_day[on].sum() / (on.sum() + 2.0)
     left = log_day - weekday[hours.weekday]
     volume_residual = np.log((eligible + 0.5) / (volume_day[:, None] * traffic + 0.5))
-    volume_sd, volume_memory = _autoregression(volume_residual, eligible, float((1.0 / np.maximum(eligible, 1.0)).mean()))
+    volume_sd, volume_memory = _autoregression(
+        volume_residual, eligible, float((1.0 / np.maximum(eligible, 1.0)).mean())
+    )
     told = {
-        "price_mean": mean, "price_mean_se": day_sd / np.sqrt(len(by_day)), "price_sd": sd, "price_sd_se": min(slope_se * sd * sd, 0.3 * sd),
-        "clicks_price": rho, "click_rate": rate, "cost_scale": scale, "volume": volume_day.mean(),
-        "volume_day_sd": left.std(ddof=1), "volume_tick_sd": volume_sd, "volume_tick_memory": volume_memory,
-        "price_day_sd": day_sd, "price_tick_sd": tick_sd, "price_tick_memory": tick_memory, "weekday": weekday,
-        "traffic": traffic / traffic.sum(), "price_hour": by_hour,
-    }  # fmt: skip
+        "price_mean": mean,
+        "price_mean_se": day_sd / np.sqrt(len(by_day)),
+        "price_sd": sd,
+        "price_sd_se": min(slope_se * sd * sd, 0.3 * sd),
+        "clicks_price": rho,
+        "click_rate": rate,
+        "cost_scale": scale,
+        "volume": volume_day.mean(),
+        "volume_day_sd": left.std(ddof=1),
+        "volume_tick_sd": volume_sd,
+        "volume_tick_memory": volume_memory,
+        "price_day_sd": day_sd,
+        "price_tick_sd": tick_sd,
+        "price_tick_memory": tick_memory,
+        "weekday": weekday,
+        "traffic": traffic / traffic.sum(),
+        "price_hour": by_hour,
+    }
     return {name: np.asarray(value, np.float64) for name, value in told.items()}
 
 
@@ -220,7 +250,7 @@ def _exposure(hours: Hours, memory: float) -> Array:
 
 
 def _fatigue(hours: Hours) -> tuple[float, Array, Array, Array, Array]:
-    """(memory, strength, its se, base rate, its se) of conversions ~ Poisson(clicks x base x exp(-strength x exposure)).
+    """(memory, strength, se, base rate, se) of conversions ~ Poisson(clicks x base x exp(-strength x exposure)).
 
     Newton's method on (log base, strength) per line item; the memory that makes all of them likeliest together is kept.
     """
@@ -241,7 +271,14 @@ def _fatigue(hours: Hours) -> tuple[float, Array, Array, Array, Array]:
         likelihood = float((seen * np.log(mean + 1e-12) - mean).sum())
         if best is None or likelihood > best[0]:
             base = np.exp(log_base)
-            best = (likelihood, memory, strength, np.sqrt(a / determinant), base, base * np.sqrt(c / determinant))
+            best = (
+                likelihood,
+                memory,
+                strength,
+                np.sqrt(a / determinant),
+                base,
+                base * np.sqrt(c / determinant),
+            )
     assert best is not None
     return best[1:]
 
@@ -253,7 +290,11 @@ def _pool(strength: Array, se: Array) -> tuple[float, float, float]:
     spread = (weight * (strength - fixed) ** 2).sum() - (len(se) - 1)
     between2 = max(0.0, spread / (weight.sum() - (weight**2).sum() / weight.sum()))
     weight = 1 / (se**2 + between2)
-    return float((weight * strength).sum() / weight.sum()), float(weight.sum() ** -0.5), float(np.sqrt(between2))
+    return (
+        float((weight * strength).sum() / weight.sum()),
+        float(weight.sum() ** -0.5),
+        float(np.sqrt(between2)),
+    )
 
 
 def _arrival(hours: Hours) -> float:
@@ -270,5 +311,7 @@ def _arrival(hours: Hours) -> float:
             out[..., t] = total
         return out
 
-    found = minimize_scalar(lambda r: float(((known(r) - hours.arrived) ** 2).sum()), bounds=(0.005, 0.9), method="bounded")
+    found = minimize_scalar(
+        lambda r: float(((known(r) - hours.arrived) ** 2).sum()), bounds=(0.005, 0.9), method="bounded"
+    )
     return float(found.x)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,13 @@ from gaelp.market.world import (
     worlds_of,
 )
 
-SampleMove = Callable[[object, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+SampleMove = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 """(policy, observation[B,O], mask[B,A], key) -> move[B], log_prob[B]."""
-ModeMove = Callable[[object, jax.Array, jax.Array], jax.Array]
+ModeMove = Callable[[Any, jax.Array, jax.Array], jax.Array]
 """(policy, observation[B,O], mask[B,A]) -> move[B]."""
 
+CHUNK = 32
+"""Training worlds that are played together."""
 SCALE_FLOOR = 2.0
 """Conversions: the smallest score an episode's reward is divided by."""
 
@@ -66,9 +68,12 @@ class Certified:
         return pacer_hash(self.landscape, self.params)
 
 
-def float32(tree: object) -> object:
+def float32(tree: Any) -> Any:
     """Every floating array of a pytree as float32 on the device; integers stay."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if np.issubdtype(np.asarray(x).dtype, np.floating) else None), tree)
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32 if np.issubdtype(np.asarray(x).dtype, np.floating) else None),
+        tree,
+    )
 
 
 def _decide_and_play(
@@ -78,14 +83,18 @@ def _decide_and_play(
     """A day of B worlds; `choose(observation, key)` gives (move, log_prob) at each decision."""
     terms, ticks = world.terms, schema.ticks_per_decision
 
-    def tick(carry: tuple[Truth, DayState, jax.Array], t: jax.Array) -> tuple[tuple[Truth, DayState, jax.Array], None]:
+    def tick(
+        carry: tuple[Truth, DayState, jax.Array], t: jax.Array
+    ) -> tuple[tuple[Truth, DayState, jax.Array], None]:
         truth, state, pace = carry
         log_bid = solve(state, landscape, terms, params, jnp).log_bid + pace
         truth, report = half_hour(world, truth, state, log_bid, bank, t)
         return (truth, after_report(state, report, landscape, terms, params, jnp), pace), None
 
     def look(state: DayState) -> jax.Array:
-        return observe(state, solve(state, landscape, terms, params, jnp), landscape, terms, params, schema, jnp)
+        return observe(
+            state, solve(state, landscape, terms, params, jnp), landscape, terms, params, schema, jnp
+        )
 
     def decision(carry: tuple[Truth, DayState], k: jax.Array) -> tuple[tuple[Truth, DayState], Steps]:
         truth, state = carry
@@ -114,12 +123,12 @@ class CampaignMarket:
         self, *, posterior: Posterior, certified: Certified, schema: Schema, sample_move: SampleMove,
         mode_move: ModeMove, phase: str,
     ) -> None:  # fmt: skip
-        self.posterior: Posterior = float32(posterior)  # type: ignore[assignment]
+        self.posterior: Posterior = float32(posterior)
         self.certified = certified
         self.schema = schema
         self.phase = phase
-        self._landscape: Landscape = float32(certified.landscape)  # type: ignore[assignment]
-        self._params: PacerParams = float32(certified.params)  # type: ignore[assignment]
+        self._landscape: Landscape = float32(certified.landscape)
+        self._params: PacerParams = float32(certified.params)
         self._bank = auctions_bank()
         self._mask = jnp.asarray(move_mask(schema, line_items=1))
         self._sample, self._mode = sample_move, mode_move
@@ -147,7 +156,9 @@ class CampaignMarket:
             still = jnp.full((n,), self.schema.zero_move, move.dtype)
             return jnp.concatenate([move, still]), jnp.concatenate([log_prob, jnp.zeros_like(log_prob)])
 
-        steps, last, last_hidden, truth, state = _decide_and_play(both, choose, landscape, params, self.schema, self._bank, key)
+        steps, last, last_hidden, truth, state = _decide_and_play(
+            both, choose, landscape, params, self.schema, self._bank, key
+        )
         scale = jnp.maximum(steps.score[-1, n:], SCALE_FLOOR)
         gain = (steps.score[:, :n] - steps.score[:, n:]) / scale
         reward = jnp.diff(gain, axis=0, prepend=jnp.zeros((1, n)))
@@ -171,28 +182,59 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0))
-        return {"score": day_score(truth, state, worlds), "spend": state.spent, "conversions": truth.conversions}
+        _, _, _, truth, state = _decide_and_play(
+            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0)
+        )
+        return {
+            "score": day_score(truth, state, worlds),
+            "spend": state.spent,
+            "conversions": truth.conversions,
+        }
 
-    def _random_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
+    def _random_days(
+        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
+    ) -> jax.Array:
         worlds = worlds_of(posterior, seeds)
         logits = jnp.where(self._masks(seeds.shape[0]), 0.0, -jnp.inf)
 
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(1))
+        _, _, _, truth, state = _decide_and_play(
+            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(1)
+        )
         return day_score(truth, state, worlds)
 
-    def _pacer_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
+    def _pacer_days(
+        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
+    ) -> jax.Array:
         return pacer_scores(worlds_of(posterior, seeds), landscape, params, self._bank)
 
-    def _constant_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array) -> jax.Array:
+    def _constant_days(
+        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
+    ) -> jax.Array:
         return constant_scores(worlds_of(posterior, seeds), landscape, params, self._bank)
 
     def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
-        """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world."""
-        got = jax.device_get(self._paired(policy, self.posterior, self._landscape, self._params, jnp.asarray(seeds), key))
+        """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world.
+
+        Worlds are played CHUNK at a time, the last chunk filled up and cut, so that one compilation serves any number.
+        """
+        n = len(seeds)
+        whole = np.concatenate([seeds, seeds[-1] + 1 + np.arange(-n % CHUNK, dtype=seeds.dtype)])
+        played = [
+            self._paired(
+                policy,
+                self.posterior,
+                self._landscape,
+                self._params,
+                jnp.asarray(part),
+                jax.random.fold_in(key, k),
+            )
+            for k, part in enumerate(whole.reshape(-1, CHUNK))
+        ]
+        parts = jax.device_get(played)
+        got = {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
         b, t = got["reward"].shape
         end = np.full((b, t), int(End.RUNNING), np.int8)
         end[:, -1] = int(End.TERMINATED)
@@ -201,13 +243,27 @@ class CampaignMarket:
             pacer_hash=self.certified.hash, schema_hash=self.schema.hash, seed=int(seeds[0]), settled_at="simulated",
         )  # fmt: skip
         return EpisodeBatch(
-            observation=got["observation"], mask=np.broadcast_to(np.asarray(self._mask), (b, t + 1, len(self._mask))),
-            action=got["action"].astype(np.int32), executed=got["executed"], log_prob=got["log_prob"], reward=got["reward"],
-            end=end, valid=np.ones((b, t), bool), weight=np.ones(b, np.float32), segment=np.zeros((b, t), np.int32),
-            hidden=got["hidden"], spend=got["spend"], value=got["conversions"], impressions=got["impressions"],
-            clicks=got["clicks"], conversions=got["conversions"], score=got["score"], matured=np.ones(b, np.float32),
-            sources=np.full(b, SOURCES.index(Source.SIMULATED), np.int8), provenance=(told,),
-        )  # fmt: skip
+            observation=got["observation"],
+            mask=np.broadcast_to(np.asarray(self._mask), (b, t + 1, len(self._mask))),
+            action=got["action"].astype(np.int32),
+            executed=got["executed"],
+            log_prob=got["log_prob"],
+            reward=got["reward"],
+            end=end,
+            valid=np.ones((b, t), bool),
+            weight=np.ones(b, np.float32),
+            segment=np.zeros((b, t), np.int32),
+            hidden=got["hidden"],
+            spend=got["spend"],
+            value=got["conversions"],
+            impressions=got["impressions"],
+            clicks=got["clicks"],
+            conversions=got["conversions"],
+            score=got["score"],
+            matured=np.ones(b, np.float32),
+            sources=np.full(b, SOURCES.index(Source.SIMULATED), np.int8),
+            provenance=(told,),
+        )
 
     def scores(self, policies: object, seeds: np.ndarray) -> dict[str, np.ndarray]:
         """Score, spend and expected conversions [P,n] of P stacked policies, by mode, on the worlds of `seeds`.
@@ -217,7 +273,13 @@ class CampaignMarket:
         chosen = jnp.asarray(seeds)
         count = jax.tree.leaves(policies)[0].shape[0]
         played = [
-            self._modes(jax.tree.map(lambda x, k=k: x[k], policies), self.posterior, self._landscape, self._params, chosen)
+            self._modes(
+                jax.tree.map(lambda x, k=k: x[k], policies),
+                self.posterior,
+                self._landscape,
+                self._params,
+                chosen,
+            )
             for k in range(count)
         ]
         return {name: np.stack([np.asarray(day[name]) for day in played]) for name in played[0]}
@@ -234,11 +296,15 @@ class CampaignMarket:
     def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
         """Scores [n] of the best constant bid in hindsight, per world. Users carry exposure over, so it is no
         bound: a policy that rests its users may beat it."""
-        return np.asarray(self._constants(self.posterior, self._landscape, self._params, jnp.asarray(seeds))).max(axis=0)
+        return np.asarray(
+            self._constants(self.posterior, self._landscape, self._params, jnp.asarray(seeds))
+        ).max(axis=0)
 
 
 @jax.jit
-def score_pacers(posterior: Posterior, landscape: Landscape, candidates: PacerParams, seeds: jax.Array) -> jax.Array:
+def score_pacers(
+    posterior: Posterior, landscape: Landscape, candidates: PacerParams, seeds: jax.Array
+) -> jax.Array:
     """Scores [P,n] of P candidate parameter sets (leading axis of each field), the p-th on the worlds of seeds[p]."""
     bank = auctions_bank()
 

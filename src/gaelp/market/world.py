@@ -18,6 +18,7 @@ import numpy as np
 from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Landscape
 from gaelp.bidding.pacer import DayState, PacerParams, Report, Terms, after_report, score, solve, start_day
 from gaelp.core.schema import TICKS_PER_DAY
+from gaelp.core.xp import Array
 
 SAMPLES = 64
 BANK = 4096
@@ -29,35 +30,35 @@ HIDDEN = ("price_dev", "volume_dev", "conversion_rate", "fatigue", "tired", "wea
 class Posterior(NamedTuple):
     """What a fit says about G line items: means and standard errors, [G] unless said; see market.calibrate."""
 
-    price_mean: jax.Array
-    price_mean_se: jax.Array
-    price_sd: jax.Array
-    price_sd_se: jax.Array
-    clicks_price: jax.Array
-    click_rate: jax.Array
-    cost_scale: jax.Array
-    conversion_rate: jax.Array
+    price_mean: Array
+    price_mean_se: Array
+    price_sd: Array
+    price_sd_se: Array
+    clicks_price: Array
+    click_rate: Array
+    cost_scale: Array
+    conversion_rate: Array
     """Conversions per click of a user who has not been shown anything today."""
-    conversion_rate_se: jax.Array
-    fatigue: jax.Array
+    conversion_rate_se: Array
+    fatigue: Array
     """Strength k in exp(-k f), f the decayed exposure in EXPOSURE_UNIT."""
-    fatigue_se: jax.Array
-    fatigue_memory: jax.Array
-    volume: jax.Array
-    volume_day_sd: jax.Array
-    volume_tick_sd: jax.Array
-    volume_tick_memory: jax.Array
-    price_day_sd: jax.Array
-    price_tick_sd: jax.Array
-    price_tick_memory: jax.Array
-    weekday: jax.Array
+    fatigue_se: Array
+    fatigue_memory: Array
+    volume: Array
+    volume_day_sd: Array
+    volume_tick_sd: Array
+    volume_tick_memory: Array
+    price_day_sd: Array
+    price_tick_sd: Array
+    price_tick_memory: Array
+    weekday: Array
     """[G,7] log volume by weekday."""
-    traffic: jax.Array
-    price_hour: jax.Array
-    arrival: jax.Array
-    budget_low: jax.Array
-    budget_high: jax.Array
-    target_cpa: jax.Array
+    traffic: Array
+    price_hour: Array
+    arrival: Array
+    budget_low: Array
+    budget_high: Array
+    target_cpa: Array
 
 
 class World(NamedTuple):
@@ -108,14 +109,16 @@ def sample(posterior: Posterior, seed: jax.Array) -> World:
     def path(key: jax.Array, memory: jax.Array, sd: jax.Array) -> jax.Array:
         shocks = jax.random.normal(key, (TICKS_PER_DAY,)) * sd * jnp.sqrt(1.0 - memory**2)
 
-        def step(x: jax.Array, shock: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(x: Array, shock: jax.Array) -> tuple[Array, Array]:
             x = memory * x + shock
             return x, x
 
         return jax.lax.scan(step, 0.0, shocks)[1]
 
     price_path = p.price_hour + p.price_day_sd * g[0] + path(keys[3], p.price_tick_memory, p.price_tick_sd)
-    log_volume = p.weekday[weekday] + p.volume_day_sd * g[1] + path(keys[4], p.volume_tick_memory, p.volume_tick_sd)
+    log_volume = (
+        p.weekday[weekday] + p.volume_day_sd * g[1] + path(keys[4], p.volume_tick_memory, p.volume_tick_sd)
+    )
     sd = jnp.maximum(p.price_sd + p.price_sd_se * g[3], 0.3)
     return World(
         terms=Terms(item=item, budget=budget, target_cpa=p.target_cpa, weekday=weekday),
@@ -151,7 +154,9 @@ def poisson_quantile(uniform: jax.Array, mean: jax.Array) -> jax.Array:
     small = jnp.minimum(mean, 12.0)
     first = jnp.exp(-small)
     terms = first[..., None] * jnp.cumprod(small[..., None] / k, axis=-1)
-    cdf = first[..., None] + jnp.concatenate([jnp.zeros_like(first)[..., None], jnp.cumsum(terms, axis=-1)], axis=-1)
+    cdf = first[..., None] + jnp.concatenate(
+        [jnp.zeros_like(first)[..., None], jnp.cumsum(terms, axis=-1)], axis=-1
+    )
     exact = (uniform[..., None] > cdf).sum(-1).astype(mean.dtype)
     normal = jnp.round(mean + jnp.sqrt(mean) * jax.scipy.special.ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6)))
     return jnp.where(mean < 12.0, exact, jnp.maximum(normal, 0.0))
@@ -180,7 +185,9 @@ def half_hour(
     price_each = clicks_each * jnp.exp(world.price_sd[:, None] * eps)
     stands_for = world.volume_path[:, t] / SAMPLES
     clicks_mean = world.click_rate * stands_for * clicks_each.sum(-1)
-    cost_per_click = world.cost_scale * jnp.exp(level) * price_each.sum(-1) / jnp.maximum(clicks_each.sum(-1), 1e-9)
+    cost_per_click = (
+        world.cost_scale * jnp.exp(level) * price_each.sum(-1) / jnp.maximum(clicks_each.sum(-1), 1e-9)
+    )
     clicks = poisson_quantile(world.click_draws[:, t], clicks_mean)
     cost = clicks * cost_per_click
     share = jnp.minimum(1.0, jnp.maximum(world.terms.budget - state.spent, 0.0) / jnp.maximum(cost, 1e-9))
@@ -222,7 +229,9 @@ def day_score(truth: Truth, state: DayState, world: World) -> jax.Array:
 Bidder = Callable[[DayState, Terms], jax.Array]
 
 
-def play_day(world: World, bidder: Bidder, landscape: Landscape, params: PacerParams, bank: jax.Array) -> tuple[Truth, DayState]:
+def play_day(
+    world: World, bidder: Bidder, landscape: Landscape, params: PacerParams, bank: jax.Array
+) -> tuple[Truth, DayState]:
     """A whole day of B worlds under `bidder` (state, terms -> log bid [B]); jit-able, one scan."""
 
     def step(carry: tuple[Truth, DayState], t: jax.Array) -> tuple[tuple[Truth, DayState], None]:
@@ -236,11 +245,15 @@ def play_day(world: World, bidder: Bidder, landscape: Landscape, params: PacerPa
 
 def pacer_scores(world: World, landscape: Landscape, params: PacerParams, bank: jax.Array) -> jax.Array:
     """The day's score under the pacer alone, [B]."""
-    truth, state = play_day(world, lambda s, terms: solve(s, landscape, terms, params, jnp).log_bid, landscape, params, bank)
+    truth, state = play_day(
+        world, lambda s, terms: solve(s, landscape, terms, params, jnp).log_bid, landscape, params, bank
+    )
     return day_score(truth, state, world)
 
 
-def constant_scores(world: World, landscape: Landscape, params: PacerParams, bank: jax.Array, points: int = 33) -> jax.Array:
+def constant_scores(
+    world: World, landscape: Landscape, params: PacerParams, bank: jax.Array, points: int = 33
+) -> jax.Array:
     """Scores of `points` constant bids around each world's true price level, [points, B]."""
     grid = jnp.linspace(GRID_LOW, GRID_HIGH, points)
 

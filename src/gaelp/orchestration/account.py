@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from gaelp.bidding.act import exploration, move_mask
 from gaelp.bidding.landscape import Landscape, tabulate
-from gaelp.bidding.pacer import DEFAULT_PARAMS, PacerParams
+from gaelp.bidding.pacer import DEFAULT_PARAMS
+from gaelp.core.errors import BadInput
 from gaelp.core.money import MICROS
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.logs.canonical import History, export_history, import_history
@@ -23,7 +24,9 @@ from gaelp.market.calibrate import Fit, calibrate
 from gaelp.market.campaign import Certified
 from gaelp.orchestration.gather import history_tables, hours_of
 from gaelp.orchestration.live import FixedChances, LiveMarket, Pacing, PlayedDay, Slot, settled_conversions
+from gaelp.orchestration.opening import Fitted, pacer_params, reread_certified
 from gaelp.orchestration.run import OWNER_PREFIX, Run
+from gaelp.platforms.platform import CampaignState, SettledRow
 from gaelp.platforms.sandbox.client import SandboxPlatform
 
 SETTLE_DAYS = 3
@@ -37,10 +40,7 @@ WARMUP_KEEP = 0.3
 class Prepared:
     """What the phases start from."""
 
-    certified: Certified
-    retuned: Certified
-    training: Fit
-    selection: Fit
+    fitted: Fitted
     history: History
     training_days: NDArray[np.int64]
     selection_days: NDArray[np.int64]
@@ -48,6 +48,11 @@ class Prepared:
     incumbent: FixedChances
     owner: tuple[Slot, ...]
     next_day: int
+
+    @property
+    def certified(self) -> Certified:
+        """The pacer of all four phases."""
+        return self.fitted.certified
 
 
 def incumbent_policy(run: Run, keep: float) -> FixedChances:
@@ -62,10 +67,16 @@ def owner_slots(platform: SandboxPlatform) -> tuple[Slot, ...]:
     return tuple(
         Slot(
             campaign=c.name, label=c.name, arm="incumbent", item=k, budget_micros=c.daily_budget_micros,
-            target_cpa_micros=int(c.target_cpa_micros or 0),  # fallback-allowed: refused below when it is 0
+            target_cpa_micros=_target_micros(c),
         )
         for k, c in enumerate(campaigns)
     )  # fmt: skip
+
+
+def _target_micros(campaign: CampaignState) -> int:
+    if campaign.target_cpa_micros is None:
+        raise BadInput(f"campaign {campaign.name} has no target CPA: this version paces towards one.")
+    return campaign.target_cpa_micros
 
 
 def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared:
@@ -78,7 +89,16 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
     warm_days = range(plan.warmup_days)
     rough = _rough_landscape(platform)
     warm = Pacing(rough, DEFAULT_PARAMS, "dual-control", dual=True)
-    _play_days(run, platform, market, "warm-up under dual control", warm_days, owner, warm, incumbent_policy(run, WARMUP_KEEP))
+    _play_days(
+        run,
+        platform,
+        market,
+        "warm-up under dual control",
+        warm_days,
+        owner,
+        warm,
+        incumbent_policy(run, WARMUP_KEEP),
+    )
     certified = _certified(run, platform, market, list(warm_days), owner)
     first = plan.warmup_days + SETTLE_DAYS
     days = range(first, first + plan.days)
@@ -87,7 +107,9 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
     _play_days(run, platform, market, "history under the certified pacer", days, owner, pacing, incumbent)
     history = _exported(run, platform, market, list(days), certified, owner)
     numbers = np.array(days)
-    training_days, selection_days, certification_days = np.split(numbers, [plan.training_days, plan.training_days + plan.selection_days])
+    training_days, selection_days, certification_days = np.split(
+        numbers, [plan.training_days, plan.training_days + plan.selection_days]
+    )
     low, high = (x / MICROS for x in (run.config.simulation.budget_low, run.config.simulation.budget_high))
     run.progress.advance("fit worlds, retune the pacer", 0, 1, "")
     training = calibrate(hours_of(history, training_days), low, high)
@@ -95,9 +117,15 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
     retuned = _retuned(run, training, selection)
     run.progress.advance("fit worlds, retune the pacer", 1, 1, f"fatigue {training.fatigue.estimate:.2f}")
     return Prepared(
-        certified, retuned, training, selection, history, training_days, selection_days, certification_days, incumbent,
-        owner, first + plan.days + SETTLE_DAYS,
-    )  # fmt: skip
+        Fitted(certified, retuned, training, selection),
+        history,
+        training_days,
+        selection_days,
+        certification_days,
+        incumbent,
+        owner,
+        first + plan.days + SETTLE_DAYS,
+    )
 
 
 def played_days(run: Run, phase: str) -> list[PlayedDay]:
@@ -118,8 +146,17 @@ def record_day(run: Run, phase: str, played: PlayedDay) -> dict[str, object]:
         }
         for k, slot in enumerate(played.slots)
     ]  # fmt: skip
-    tripped = None if played.tripped is None else {"rule": played.tripped.rule, "reason": played.tripped.reason}
-    return {"phase": phase, "day": played.day, "artifact": artifact, "slots": slots, "refusals": list(played.refusals), "tripped": tripped}
+    tripped = (
+        None if played.tripped is None else {"rule": played.tripped.rule, "reason": played.tripped.reason}
+    )
+    return {
+        "phase": phase,
+        "day": played.day,
+        "artifact": artifact,
+        "slots": slots,
+        "refusals": list(played.refusals),
+        "tripped": tripped,
+    }
 
 
 def _restored(run: Run, artifact: object) -> PlayedDay:
@@ -127,8 +164,16 @@ def _restored(run: Run, artifact: object) -> PlayedDay:
     return PlayedDay.restored(saved.arrays, saved.manifest)
 
 
-def _play_days(run: Run, platform: SandboxPlatform, market: LiveMarket, stage: str, days: range, owner: tuple[Slot, ...],
-               pacing: Pacing, incumbent: FixedChances) -> None:  # fmt: skip
+def _play_days(
+    run: Run,
+    platform: SandboxPlatform,
+    market: LiveMarket,
+    stage: str,
+    days: range,
+    owner: tuple[Slot, ...],
+    pacing: Pacing,
+    incumbent: FixedChances,
+) -> None:
     done = {int(str(told["day"])) for told in run.found("day_played", phase="history")}
     todo = [day for day in days if day not in done]
     if todo:
@@ -145,27 +190,29 @@ def _play_days(run: Run, platform: SandboxPlatform, market: LiveMarket, stage: s
         platform.skip(days.stop + SETTLE_DAYS, 0)
 
 
-def _settled(run: Run, platform: SandboxPlatform, market: LiveMarket, days: list[int], pacer_hash: str) -> History:
+def _settled(
+    run: Run, platform: SandboxPlatform, market: LiveMarket, days: list[int], pacer_hash: str
+) -> History:
     played = [day for day in played_days(run, "history") if day.day in set(days)]
     rows = platform.settled(OWNER_PREFIX, days[0], days[-1])
-    by_day: dict[int, list] = {}  # type: ignore[type-arg]
+    by_day: dict[int, list[SettledRow]] = {}
     for row in rows:
         by_day.setdefault(row.day, []).append(row)
     final = [settled_conversions(day, by_day[day.day]) for day in played]
     return history_tables(played, final, [pacer_hash] * len(played), market.schema)
 
 
-def _certified(run: Run, platform: SandboxPlatform, market: LiveMarket, days: list[int], owner: tuple[Slot, ...]) -> Certified:
+def _certified(
+    run: Run, platform: SandboxPlatform, market: LiveMarket, days: list[int], owner: tuple[Slot, ...]
+) -> Certified:
     told = run.found("pacer_certified")
     if told:
-        saved = run.load(told[0]["artifact"])
-        return Certified(
-            Landscape(*(saved.arrays[name] for name in Landscape._fields)),
-            PacerParams(*(saved.arrays[f"params.{name}"] for name in PacerParams._fields)),
-        )
+        return reread_certified(run, told[0]["artifact"])
     run.progress.advance("tune the pacer on the warm-up", 0, 1, "")
     low, high = (x / MICROS for x in (run.config.simulation.budget_low, run.config.simulation.budget_high))
-    fit = calibrate(hours_of(_settled(run, platform, market, days, "dual-control"), np.array(days)), low, high)
+    fit = calibrate(
+        hours_of(_settled(run, platform, market, days, "dual-control"), np.array(days)), low, high
+    )
     tuning = tune_pacer(fit.posterior, fit.landscape, run.config.seed)
     certified = tuning.certified
     arrays = {name: np.asarray(x, np.float64) for name, x in certified.landscape._asdict().items()}
@@ -199,8 +246,7 @@ def _exported(run: Run, platform: SandboxPlatform, market: LiveMarket, days: lis
 def _retuned(run: Run, training: Fit, selection: Fit) -> Certified:
     told = run.found("worlds_fitted")
     if told:
-        params: dict[str, float] = told[0]["retuned_params"]  # type: ignore[assignment]
-        return Certified(training.landscape, PacerParams(*(np.float64(params[name]) for name in PacerParams._fields)))
+        return Certified(training.landscape, pacer_params(told[0]["retuned_params"]))
     tuning = tune_pacer(training.posterior, training.landscape, run.config.seed + 1)
     run.append(
         "worlds_fitted",
@@ -216,9 +262,24 @@ def _retuned(run: Run, training: Fit, selection: Fit) -> Certified:
 def _told(fit: Fit) -> dict[str, object]:
     means = {
         name: [float(x) for x in getattr(fit.posterior, name)]
-        for name in ("price_mean", "price_sd", "click_rate", "conversion_rate", "fatigue", "fatigue_se", "price_day_sd", "volume", "arrival")
+        for name in (
+            "price_mean",
+            "price_sd",
+            "click_rate",
+            "conversion_rate",
+            "fatigue",
+            "fatigue_se",
+            "price_day_sd",
+            "volume",
+            "arrival",
+        )
     }
-    return {"days": fit.days, "fatigue": asdict(fit.fatigue), "fatigue_memory": fit.fatigue_memory, "line_items": means}
+    return {
+        "days": fit.days,
+        "fatigue": asdict(fit.fatigue),
+        "fatigue_memory": fit.fatigue_memory,
+        "line_items": means,
+    }
 
 
 def _rough_landscape(platform: SandboxPlatform) -> Landscape:
@@ -229,13 +290,19 @@ def _rough_landscape(platform: SandboxPlatform) -> Landscape:
     campaigns = sorted(platform.campaigns(OWNER_PREFIX), key=lambda c: c.market)
     n = len(campaigns)
     bid = np.array([c.bid_micros / MICROS for c in campaigns])
-    target = np.array([(c.target_cpa_micros or 0) / MICROS for c in campaigns])  # fallback-allowed: 0 divides to an error
+    target = np.array([_target_micros(c) / MICROS for c in campaigns])
     flat = np.full((n, TICKS_PER_DAY), 1.0 / TICKS_PER_DAY)
     one = np.ones(n)
     return tabulate(
-        price_mean=np.log(bid), price_sd=0.8 * one, clicks_price=0.0 * one, click_rate=0.05 * one, cost_scale=one,
-        conversion_rate=bid / target, volume=10_000.0 * one, traffic=flat, price_hour=0.0 * flat, price_day_sd=0.3 * one,
+        price_mean=np.log(bid),
+        price_sd=0.8 * one,
+        clicks_price=0.0 * one,
+        click_rate=0.05 * one,
+        cost_scale=one,
+        conversion_rate=bid / target,
+        volume=10_000.0 * one,
+        traffic=flat,
+        price_hour=0.0 * flat,
+        price_day_sd=0.3 * one,
         arrival=0.1 * one,
-    )  # fmt: skip
-
-
+    )

@@ -19,7 +19,12 @@ from gaelp.market.calibrate import Hours
 from gaelp.orchestration.live import PlayedDay, Slot, episodes_of
 
 
-def history_tables(days: Sequence[PlayedDay], conversions: Sequence[NDArray[np.float64]], pacer_hashes: Sequence[str], schema: Schema) -> History:
+def history_tables(
+    days: Sequence[PlayedDay],
+    conversions: Sequence[NDArray[np.float64]],
+    pacer_hashes: Sequence[str],
+    schema: Schema,
+) -> History:
     """The canonical tables of played and settled days."""
     hours: list[pl.DataFrame] = []
     decisions: list[pl.DataFrame] = []
@@ -31,7 +36,10 @@ def history_tables(days: Sequence[PlayedDay], conversions: Sequence[NDArray[np.f
             return np.repeat([getattr(slot, field) for slot in slots], width)
 
         ticks = TICKS_PER_DAY
-        whole = {name: getattr(day, name).reshape(-1).astype(np.int64) for name in ("eligible", "impressions", "clicks", "cost_micros", "arrived")}
+        whole = {
+            name: getattr(day, name).reshape(-1).astype(np.int64)
+            for name in ("eligible", "impressions", "clicks", "cost_micros", "arrived")
+        }
         hours.append(
             pl.DataFrame(
                 {
@@ -51,21 +59,43 @@ def history_tables(days: Sequence[PlayedDay], conversions: Sequence[NDArray[np.f
         decisions.append(
             pl.DataFrame(
                 {
-                    "campaign": told(t, "label"), "item": told(t, "item").astype(np.int64), "day": np.full(n * t, day.day),
-                    "decision": np.tile(np.arange(t), n), "move": np.pad(day.move, pad).reshape(-1).astype(np.int64),
-                    "pace": np.pad(day.pace, pad).reshape(-1), "log_prob": np.pad(day.log_prob, pad).reshape(-1),
-                    "scale": np.repeat(day.scale, t), "pacer_hash": [pacer_hash] * (n * t), "schema_hash": [schema.hash] * (n * t),
+                    "campaign": told(t, "label"),
+                    "item": told(t, "item").astype(np.int64),
+                    "day": np.full(n * t, day.day),
+                    "decision": np.tile(np.arange(t), n),
+                    "move": np.pad(day.move, pad).reshape(-1).astype(np.int64),
+                    "pace": np.pad(day.pace, pad).reshape(-1),
+                    "log_prob": np.pad(day.log_prob, pad).reshape(-1),
+                    "scale": np.repeat(day.scale, t),
+                    "pacer_hash": [pacer_hash] * (n * t),
+                    "schema_hash": [schema.hash] * (n * t),
                     "observation": pl.Series(day.observation.reshape(n * t, -1)).arr.to_list(),
                 }
             )
-        )  # fmt: skip
-    columns = ["campaign", "item", "day", "weekday", "tick", "bid_micros", "move", "eligible", "impressions", "clicks",
-               "cost_micros", "conversions", "arrived", "target_cpa_micros", "budget_micros"]  # fmt: skip
+        )
+    columns = [
+        "campaign",
+        "item",
+        "day",
+        "weekday",
+        "tick",
+        "bid_micros",
+        "move",
+        "eligible",
+        "impressions",
+        "clicks",
+        "cost_micros",
+        "conversions",
+        "arrived",
+        "target_cpa_micros",
+        "budget_micros",
+    ]
     return History(pl.concat(hours).select(columns), pl.concat(decisions))
 
 
 def hours_of(history: History, days: NDArray[np.int64]) -> Hours:
     """The calibration arrays of some days."""
+
     def column(name: str) -> NDArray[np.float64]:
         return cube(history.hours, name, days, "tick", TICKS_PER_DAY)
 
@@ -90,34 +120,74 @@ def logged_episodes(
     for name, wanted in (("pacer_hash", pacer_hash), ("schema_hash", schema.hash)):
         found = chosen[name].unique().to_list()
         if found != [wanted]:
-            raise BadInput(f"the log was recorded with {name} {', '.join(map(str, sorted(found)))}, the run's is {wanted}: off-policy use refused.")
+            raise BadInput(
+                f"the log was recorded with {name} {', '.join(map(str, sorted(found)))}, the run's is {wanted}: "
+                "off-policy use refused."
+            )
     t = schema.decisions_per_day + 1
-    move, log_prob, pace, scale = (cube(chosen, name, days, "decision", t) for name in ("move", "log_prob", "pace", "scale"))
+    move, log_prob, pace, scale = (
+        cube(chosen, name, days, "decision", t) for name in ("move", "log_prob", "pace", "scale")
+    )
     items = move.shape[0]
     seen = chosen["observation"].explode().to_numpy().astype(np.float32).reshape(items, len(days), t, -1)
-    hours = {n: cube(history.hours, n, days, "tick", TICKS_PER_DAY) for n in
-             ("cost_micros", "conversions", "impressions", "clicks", "eligible", "arrived", "bid_micros", "target_cpa_micros", "budget_micros")}  # fmt: skip
+    hours = {
+        n: cube(history.hours, n, days, "tick", TICKS_PER_DAY)
+        for n in (
+            "cost_micros",
+            "conversions",
+            "impressions",
+            "clicks",
+            "eligible",
+            "arrived",
+            "bid_micros",
+            "target_cpa_micros",
+            "budget_micros",
+        )
+    }
     batches = []
     for k, day in enumerate(days):
         slots = tuple(
-            Slot(campaign=f"logged/{i}", label=f"logged/{i}", arm="incumbent", item=i,
-                 budget_micros=int(hours["budget_micros"][i, k, 0]), target_cpa_micros=int(hours["target_cpa_micros"][i, k, 0]))
+            Slot(
+                campaign=f"logged/{i}",
+                label=f"logged/{i}",
+                arm="incumbent",
+                item=i,
+                budget_micros=int(hours["budget_micros"][i, k, 0]),
+                target_cpa_micros=int(hours["target_cpa_micros"][i, k, 0]),
+            )
             for i in range(items)
-        )  # fmt: skip
+        )
         played = PlayedDay(
-            day=int(day), slots=slots, observation=seen[:, k], move=move[:, k, :-1].astype(np.int32), pace=pace[:, k, :-1],
-            log_prob=log_prob[:, k, :-1], scale=scale[:, k, 0], log_bid=np.log(hours["bid_micros"][:, k] / MICROS),
-            eligible=hours["eligible"][:, k], impressions=hours["impressions"][:, k], clicks=hours["clicks"][:, k],
-            cost_micros=hours["cost_micros"][:, k].astype(np.int64), arrived=hours["arrived"][:, k],
+            day=int(day),
+            slots=slots,
+            observation=seen[:, k],
+            move=move[:, k, :-1].astype(np.int32),
+            pace=pace[:, k, :-1],
+            log_prob=log_prob[:, k, :-1],
+            scale=scale[:, k, 0],
+            log_bid=np.log(hours["bid_micros"][:, k] / MICROS),
+            eligible=hours["eligible"][:, k],
+            impressions=hours["impressions"][:, k],
+            clicks=hours["clicks"][:, k],
+            cost_micros=hours["cost_micros"][:, k].astype(np.int64),
+            arrived=hours["arrived"][:, k],
             proposed=np.full(move[:, k, :-1].shape, -1, np.int32),
-        )  # fmt: skip
+        )
         batches.append(
             episodes_of(
-                played, hours["conversions"][:, k], schema=schema, mask=mask, source=Source.LOGGED, phase="history",
-                actor_hashes={"incumbent": behaviour_hash}, pacer_hash=pacer_hash, seed=seed, hidden_width=hidden_width,
+                played,
+                hours["conversions"][:, k],
+                schema=schema,
+                mask=mask,
+                source=Source.LOGGED,
+                phase="history",
+                actor_hashes={"incumbent": behaviour_hash},
+                pacer_hash=pacer_hash,
+                seed=seed,
+                hidden_width=hidden_width,
                 settled_at=f"day {int(day) + 3}",
             )
-        )  # fmt: skip
+        )
     return concatenate(batches)
 
 
@@ -145,7 +215,10 @@ def compare_arms(batch: EpisodeBatch) -> ArmComparison:
     differences = np.clip([share["agent"][k] - share["control"][k] for k in both], -1.0, 1.0)
     found = betting_interval(differences, -1.0, 1.0) if len(both) else None
     return ArmComparison(
-        agent_mean=float(np.mean(list(share["agent"].values()))), control_mean=float(np.mean(list(share["control"].values()))),
-        pairs=len(both), difference=float(differences.mean()) if len(both) else 0.0,
-        low=-1.0 if found is None else found.lower, high=1.0 if found is None else found.upper,
-    )  # fmt: skip
+        agent_mean=float(np.mean(list(share["agent"].values()))),
+        control_mean=float(np.mean(list(share["control"].values()))),
+        pairs=len(both),
+        difference=float(differences.mean()) if len(both) else 0.0,
+        low=-1.0 if found is None else found.lower,
+        high=1.0 if found is None else found.upper,
+    )

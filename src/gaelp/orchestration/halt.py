@@ -35,9 +35,13 @@ def halt(run: Run, reason: str) -> Halted:
             still = [c.name for c in platform.campaigns(run.prefix) if c.status == "ENABLED"]
         except PlatformError as error:
             if attempt == ATTEMPTS:
-                raise PlatformError(f"the latch is down, but the platform could not be read back: {error}") from error
+                raise PlatformError(
+                    f"the latch is down, but the platform could not be read back: {error}"
+                ) from error
             continue
         if not still:
             run.append("halted", {"reason": reason, "paused": len(running)})
             return Halted(running, len(before) - len(running))
-    raise PlatformError(f"the latch is down, but {len(still)} campaigns of {run.run_id} still run: {', '.join(still[:3])}.")
+    raise PlatformError(
+        f"the latch is down, but {len(still)} campaigns of {run.run_id} still run: {', '.join(still[:3])}."
+    )

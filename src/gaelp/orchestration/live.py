@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from gaelp.bidding.act import move_mask, pace_of
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.observe import mark_decision, observe
-from gaelp.bidding.pacer import DayState, PacerParams, Report, Terms, after_report, dual_log_bid, score, solve, start_day
+from gaelp.bidding.pacer import (
+    DayState,
+    PacerParams,
+    Report,
+    Terms,
+    after_report,
+    dual_log_bid,
+    score,
+    solve,
+    start_day,
+)
 from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
 from gaelp.core.errors import PlatformError
 from gaelp.core.money import MICROS
@@ -74,7 +84,9 @@ class Probabilities(Protocol):
 
     @property
     def hash(self) -> str: ...
-    def probabilities(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]: ...
+    def probabilities(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]: ...
 
 
 SHARPNESS = 6.0
@@ -85,7 +97,7 @@ FLOOR = 0.03
 
 @dataclass(frozen=True)
 class Actor:
-    """The frozen agent as it plays live: sharpened towards its mode, with a probability floor; what it logs is exact."""
+    """The frozen agent as it plays live: sharpened towards its mode, with a floor; what it logs is exact."""
 
     policy: Probabilities
 
@@ -215,8 +227,12 @@ class LiveMarket:
             weekday=np.full(n, day % 7),
         )
         arms = np.array([slot.arm for slot in slots])
-        uniform = np.random.Generator(np.random.Philox(key=[self.seed, (stream << 32) + day])).random((decisions, n))
-        proposals = np.random.Generator(np.random.Philox(key=[self.seed, (stream << 32) + day + (1 << 31)])).random((decisions, n))
+        uniform = np.random.Generator(np.random.Philox(key=[self.seed, (stream << 32) + day])).random(
+            (decisions, n)
+        )
+        proposals = np.random.Generator(
+            np.random.Philox(key=[self.seed, (stream << 32) + day + (1 << 31)])
+        ).random((decisions, n))
         masks = np.broadcast_to(self.mask, (n, len(self.mask)))
         state = start_day(pacing.landscape, terms, np)
         kept: dict[str, list[NDArray[np.generic]]] = {name: [] for name in PlayedDay.ARRAYS}
@@ -241,13 +257,26 @@ class LiveMarket:
                     chosen = choosers[arm].choose(seen[rows], masks[rows], uniform[decision][rows])
                     move[rows], log_prob[rows] = chosen.move, chosen.log_prob
                 pace = np.asarray(pace_of(move, schema, np), np.float64)
-                proposed = np.full(n, -1, np.int32) if shadow is None else shadow.choose(seen, masks, proposals[decision]).move
+                proposed = (
+                    np.full(n, -1, np.int32)
+                    if shadow is None
+                    else shadow.choose(seen, masks, proposals[decision]).move
+                )
                 state = mark_decision(state, pace, np)
-                for name, value in (("observation", seen), ("move", move), ("pace", pace), ("log_prob", log_prob), ("proposed", proposed)):
+                for name, value in (
+                    ("observation", seen),
+                    ("move", move),
+                    ("pace", pace),
+                    ("log_prob", log_prob),
+                    ("proposed", proposed),
+                ):
                     kept[name].append(value)
                 if watch is not None and tripped is None and tick > 0:
                     spent = int(np.sum(kept["cost_micros"]))
-                    planned = float((terms.budget * (1.0 - pacing.landscape.traffic_left[item, tick])).sum()) * MICROS
+                    planned = (
+                        float((terms.budget * (1.0 - pacing.landscape.traffic_left[item, tick])).sum())
+                        * MICROS
+                    )
                     ruling = watch(tick, spent, int(planned + 0.25 * sum(micros)))
                     if ruling.ruling is FAIL:
                         tripped = ruling
@@ -280,7 +309,9 @@ class LiveMarket:
             kept["cost_micros"].append(np.array([row.cost_micros for row in rows], np.int64))
             kept["arrived"].append(report.conversions_so_far)
         kept["observation"].append(self._final(state, pacing, terms))
-        stacked = {name: values[0] if name == "scale" else np.stack(values, axis=1) for name, values in kept.items()}
+        stacked = {
+            name: values[0] if name == "scale" else np.stack(values, axis=1) for name, values in kept.items()
+        }
         return PlayedDay(day=day, slots=tuple(slots), refusals=tuple(refusals), tripped=tripped, **stacked)  # type: ignore[arg-type]
 
     def _final(self, state: DayState, pacing: Pacing, terms: Terms) -> NDArray[np.float32]:
@@ -288,7 +319,9 @@ class LiveMarket:
         solution = solve(over, pacing.landscape, terms, pacing.params, np)
         return observe(over, solution, pacing.landscape, terms, pacing.params, self.schema, np)
 
-    def _guarded(self, slots: Sequence[Slot], log_bid: Array, last: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    def _guarded(
+        self, slots: Sequence[Slot], log_bid: Array, last: Mapping[str, int]
+    ) -> tuple[dict[str, int], list[str]]:
         """Bids in micros, at least 1; one that a guard refuses is replaced by the last one, and the refusal told."""
         bids: dict[str, int] = {}
         refused: list[str] = []
@@ -306,7 +339,9 @@ class LiveMarket:
         rows = {row.campaign: row for row in self.platform.report(prefix, day, tick)}
         missing = [slot.campaign for slot in slots if slot.campaign not in rows]
         if missing:
-            raise PlatformError(f"the platform reported nothing for {', '.join(missing)} on day {day}, half hour {tick}.")
+            raise PlatformError(
+                f"the platform reported nothing for {', '.join(missing)} on day {day}, half hour {tick}."
+            )
         return [rows[slot.campaign] for slot in slots]
 
 
@@ -341,7 +376,9 @@ def settled_conversions(day: PlayedDay, rows: Sequence[SettledRow]) -> Array:
                     f"{int(day.cost_micros[k, row.tick])} were reported."
                 )
     if np.isnan(conversions).any():
-        raise PlatformError(f"day {day.day}: the platform's settled rows do not cover every campaign and half hour.")
+        raise PlatformError(
+            f"day {day.day}: the platform's settled rows do not cover every campaign and half hour."
+        )
     return conversions
 
 
@@ -365,16 +402,38 @@ def episodes_of(
     end[:, -1] = int(End.TERMINATED)
     told = tuple(
         Provenance(
-            source=source, phase=phase, arm=slot.arm, campaign=slot.label, day=day.day, actor_hash=actor_hashes[slot.arm],
-            pacer_hash=pacer_hash, schema_hash=schema.hash, seed=seed, settled_at=settled_at,
+            source=source,
+            phase=phase,
+            arm=slot.arm,
+            campaign=slot.label,
+            day=day.day,
+            actor_hash=actor_hashes[slot.arm],
+            pacer_hash=pacer_hash,
+            schema_hash=schema.hash,
+            seed=seed,
+            settled_at=settled_at,
         )
         for slot in day.slots
-    )  # fmt: skip
+    )
     return EpisodeBatch(
-        observation=day.observation, mask=np.broadcast_to(mask, (s, t + 1, len(mask))), action=day.move,
-        executed=day.pace.astype(np.float32), log_prob=day.log_prob.astype(np.float32), reward=reward.astype(np.float32),
-        end=end, valid=np.ones((s, t), bool), weight=np.ones(s, np.float32), segment=np.zeros((s, t), np.int32),
-        hidden=np.zeros((s, t + 1, hidden_width), np.float32), spend=spend[:, -1], value=done[:, -1],
-        impressions=day.impressions.sum(axis=1), clicks=day.clicks.sum(axis=1), conversions=done[:, -1], score=so_far[:, -1],
-        matured=np.ones(s), sources=np.full(s, SOURCES.index(source), np.int8), provenance=told,
-    )  # fmt: skip
+        observation=day.observation,
+        mask=np.broadcast_to(mask, (s, t + 1, len(mask))),
+        action=day.move,
+        executed=day.pace.astype(np.float32),
+        log_prob=day.log_prob.astype(np.float32),
+        reward=reward.astype(np.float32),
+        end=end,
+        valid=np.ones((s, t), bool),
+        weight=np.ones(s, np.float32),
+        segment=np.zeros((s, t), np.int32),
+        hidden=np.zeros((s, t + 1, hidden_width), np.float32),
+        spend=spend[:, -1],
+        value=done[:, -1],
+        impressions=day.impressions.sum(axis=1),
+        clicks=day.clicks.sum(axis=1),
+        conversions=done[:, -1],
+        score=so_far[:, -1],
+        matured=np.ones(s),
+        sources=np.full(s, SOURCES.index(source), np.int8),
+        provenance=told,
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import PacerParams
 from gaelp.core.config import JourneyConfig
-from gaelp.core.episode import EpisodeBatch, select
+from gaelp.core.episode import EpisodeBatch
 from gaelp.core.errors import BadInput
 from gaelp.core.money import MICROS
 from gaelp.core.schema import Schema
@@ -55,11 +55,7 @@ def reread(run: Run) -> Fitted:
         raise BadInput(
             f"run {run.run_id} has no fitted worlds yet: `gaelp resume {run.run_id}` takes it further."
         )
-    saved = run.load(run.found("pacer_certified")[0]["artifact"])
-    certified = Certified(
-        Landscape(*(saved.arrays[name] for name in Landscape._fields)),
-        PacerParams(*(saved.arrays[f"params.{name}"] for name in PacerParams._fields)),
-    )
+    certified = reread_certified(run, run.found("pacer_certified")[0]["artifact"])
     plan, simulation = run.config.history, run.config.simulation
     exported = run.found("history_exported")[0]
     days = np.arange(int(str(exported["first_day"])), int(str(exported["last_day"])) + 1)
@@ -69,7 +65,7 @@ def reread(run: Run) -> Fitted:
     low, high = simulation.budget_low / MICROS, simulation.budget_high / MICROS
     training = calibrate(hours_of(history, training_days), low, high)
     selection = calibrate(hours_of(history, selection_days), low, high)
-    retuned = Certified(training.landscape, _params(fitted[0]["retuned_params"]))
+    retuned = Certified(training.landscape, pacer_params(fitted[0]["retuned_params"]))
     for what, now, then in (
         ("the certified pacer", certified.hash, run.found("pacer_certified")[0]["hash"]),
         ("the worlds fitted again from the history", retuned.hash, fitted[0]["retuned_hash"]),
@@ -80,6 +76,15 @@ def reread(run: Run) -> Fitted:
                 "gaelp fits otherwise than the one that made the run: use that one."
             )
     return Fitted(certified, retuned, training, selection)
+
+
+def reread_certified(run: Run, artifact: object) -> Certified:
+    """A certified pacer from the artifact that its event names."""
+    saved = run.load(artifact)
+    return Certified(
+        Landscape(*(saved.arrays[name] for name in Landscape._fields)),
+        PacerParams(*(saved.arrays[f"params.{name}"] for name in PacerParams._fields)),
+    )
 
 
 def open_market(posterior: Posterior, certified: Certified, schema: Schema, phase: str) -> CampaignMarket:
@@ -129,10 +134,7 @@ def practise(
     stream = PHASE_NAMES.index(phase)
     seeds = TRAINING_SEEDS + stream * (1 << 27) + seed % 512 * (1 << 17) + call * 256 + np.arange(episodes)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), call)
-    bucket = max(32, 1 << (episodes - 1).bit_length())
-    # Whole buckets are played, so that few shapes are compiled; the surplus worlds are dropped.
-    whole = np.concatenate([seeds, seeds[-1] + 1 + np.arange(bucket - episodes)])
-    return select(practice.play(policy, whole, key, actor_hash), np.arange(episodes))
+    return practice.play(policy, seeds, key, actor_hash)
 
 
 def _ppo(config: JourneyConfig) -> ppo.PPOConfig:
@@ -143,7 +145,8 @@ def _ppo(config: JourneyConfig) -> ppo.PPOConfig:
     )  # fmt: skip
 
 
-def _params(told: object) -> PacerParams:
+def pacer_params(told: object) -> PacerParams:
+    """Pacer parameters as an event holds them. Raises BadInput for anything but an object of numbers."""
     if not isinstance(told, Mapping):
         raise BadInput(f"the log's retuned parameters are {told!r}, expected an object.")
     return PacerParams(*(np.float64(told[name]) for name in PacerParams._fields))

@@ -19,27 +19,28 @@ from gaelp.core.episode import EpisodeBatch, select
 from gaelp.core.errors import BadInput, PhaseFailed, UnusableBatch
 from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict, worst
 from gaelp.evidence import ope
-from gaelp.learn import ppo
-from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.export import ExportedPolicy
 from gaelp.learn.metrics import TrainingMetrics
 from gaelp.learn.networks import Policy
-from gaelp.learn.normalise import fit_normaliser
 from gaelp.learn.verify import Depth, LearningVerdict, Outcome, shuffle_rewards
-from gaelp.market.campaign import HIDDEN, SCALE_FLOOR, CampaignMarket
+from gaelp.market.campaign import HIDDEN, SCALE_FLOOR
 from gaelp.orchestration.account import SETTLE_DAYS, Prepared, prepare
 from gaelp.orchestration.gather import logged_episodes
-from gaelp.orchestration.judging import TRAINING_SEEDS, JudgingWorlds
 from gaelp.orchestration.live import Actor, LiveMarket, Stopped
+from gaelp.orchestration.opening import open_engine, open_judging, open_practice, practise
 from gaelp.orchestration.phases import HISTORICAL, REAL_TESTING, SCALED, SIMULATION, Phase, phases_of
 from gaelp.orchestration.run import Run
 from gaelp.orchestration.spending import LivePhase, open_steps
 from gaelp.platforms.sandbox.client import SandboxPlatform
-from gaelp.safety.gates import historical_gate, live_gate, may_continue, promotion_gate, ramp_step_gate, simulation_gate
+from gaelp.safety.gates import (
+    historical_gate,
+    live_gate,
+    may_continue,
+    promotion_gate,
+    ramp_step_gate,
+    simulation_gate,
+)
 from gaelp.safety.guards import GuardBounds
-
-NORMALISER_EPISODES = 64
-LOGGED_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,11 @@ class TrainingOrchestrator:
         self.bounds = bounds
         self.live = LiveMarket(platform, self.schema, bounds, run.config.seed, run.halted)
         self.phases = {phase.name: phase for phase in phases_of(run.config)}
-        self._key = jax.random.key(run.config.seed)
 
     async def journey(self) -> dict[str, PhaseOutcome]:
         """All four phases, in order; ends early after a verdict that does not let it go on."""
         self.prepared = prepare(self.run, self.platform, self.live)
-        self._open_markets(self.prepared)
-        self._open_engine()
+        self._open(self.prepared)
         outcomes: dict[str, PhaseOutcome] = {}
         for name, play in (
             (SIMULATION, self.simulation), (HISTORICAL, self.historical),
@@ -79,7 +78,9 @@ class TrainingOrchestrator:
         ):  # fmt: skip
             ended = self.run.found("phase_ended", name=name)
             if ended:
-                verdict = Verdict(_ruling(ended[0]["verdict"]), str(ended[0]["rule"]), str(ended[0]["reason"]))
+                verdict = Verdict(
+                    _ruling(ended[0]["verdict"]), str(ended[0]["rule"]), str(ended[0]["reason"])
+                )
             else:
                 self.run.require_running()
                 self._begin(self.phases[name])
@@ -89,7 +90,9 @@ class TrainingOrchestrator:
                     # A halt is not the phase's end: a person may lift it, and the run goes on where it stood.
                     raise PhaseFailed(stop.verdict.reason) from stop
                 self._end(self.phases[name], verdict)
-            onward = may_continue(verdict, declared=self.config.continue_after_wait, sandbox=type(self.platform).is_sandbox)
+            onward = may_continue(
+                verdict, declared=self.config.continue_after_wait, sandbox=type(self.platform).is_sandbox
+            )
             outcomes[name] = PhaseOutcome(verdict, onward.ruling is PASS)
             if onward.ruling is not PASS:
                 break
@@ -109,7 +112,7 @@ class TrainingOrchestrator:
             events: list[tuple[str, dict[str, object]]] = []
             for call in range(done, upto):
                 n = min(phase.train_every, plan.episodes - call * phase.train_every)
-                batch = self._practise(phase, call, n, self.engine.policy, self.engine.actor_hash())
+                batch = self._practise(phase, call, n)
                 events.append(("played", _played(phase, batch, self.engine.actor_hash())))
                 events += await self._train(phase, batch, plan, agent_episodes=n)
             self._commit(events, phase, checkpoint=True)
@@ -121,7 +124,7 @@ class TrainingOrchestrator:
         return gate
 
     async def historical(self, phase: Phase) -> Verdict:
-        """Train once on the logged training days, off-policy, anchored to the actor; judge on the certification days."""
+        """Train once on the logged training days, anchored to the actor; judge on the certification days."""
         plan = self.config.historical
         logged = self._logged(self.prepared.training_days)
         calls = -(-logged.episodes // phase.train_every)
@@ -129,8 +132,12 @@ class TrainingOrchestrator:
             self.run.require_running()
             rows = np.arange(call * phase.train_every, min((call + 1) * phase.train_every, logged.episodes))
             batch = select(logged, rows)
-            events: list[tuple[str, dict[str, object]]] = [("played", _played(phase, batch, self.prepared.incumbent.hash))]
-            events += await self._train(phase, batch, plan, agent_episodes=len(rows), anchor=self.actor_policy)
+            events: list[tuple[str, dict[str, object]]] = [
+                ("played", _played(phase, batch, self.prepared.incumbent.hash))
+            ]
+            events += await self._train(
+                phase, batch, plan, agent_episodes=len(rows), anchor=self.actor_policy
+            )
             self._commit(events, phase, checkpoint=True)
             self.run.progress.advance("historical", call + 1, calls, "")
         certification = self._certify()
@@ -154,7 +161,14 @@ class TrainingOrchestrator:
 
     def _live_phase(self, phase: Phase, first_day: int) -> LivePhase:
         return LivePhase(
-            self.run, phase, self.live, self.platform, self.prepared, self.bounds, open_steps(self.config, phase), first_day
+            self.run,
+            phase,
+            self.live,
+            self.platform,
+            self.prepared,
+            self.bounds,
+            open_steps(self.config, phase),
+            first_day,
         )
 
     async def _live(self, phase: Phase, live: LivePhase, cadence: Cadence) -> Verdict:
@@ -169,7 +183,9 @@ class TrainingOrchestrator:
             while (day := live.next_day(step)) is not None:
                 learning = await self._catch_up(phase, live, cadence, learning)
                 guard = live.play(step, day, Actor(self._exported_actor()), self.actor_hash)
-                self.run.progress.advance(phase.name, live.days_played, live.days_planned, f"step {step + 1}, day {day}")
+                self.run.progress.advance(
+                    phase.name, live.days_played, live.days_planned, f"step {step + 1}, day {day}"
+                )
                 if guard.ruling is FAIL:
                     live.wind_down()
                     self._roll_back(phase, guard)
@@ -178,7 +194,8 @@ class TrainingOrchestrator:
         live.wind_down()
         learning = await self._catch_up(phase, live, cadence, learning, remainder=True)
         verdict = (await self._judge(phase, Depth.FULL)).verdict
-        self.run.append("arms_compared", {"phase": phase.name, **live.comparison()})
+        if live.days_played:
+            self.run.append("arms_compared", {"phase": phase.name, **live.comparison()})
         ends = [live_gate(phase.name, live.agent_days, live.control_days), live.balance()]
         if verdict.ruling is FAIL:
             ends.append(verdict)
@@ -187,20 +204,31 @@ class TrainingOrchestrator:
         return worst(ends)
 
     async def _catch_up(
-        self, phase: Phase, live: LivePhase, cadence: Cadence, learning: Verdict | None, remainder: bool = False
+        self,
+        phase: Phase,
+        live: LivePhase,
+        cadence: Cadence,
+        learning: Verdict | None,
+        remainder: bool = False,
     ) -> Verdict | None:
         """Settle bills and episodes; judge closed windows; train on what they release; verify and promote."""
         live.settle()
         for window in live.windows_to_judge(everything=remainder):
             gate = live_gate(phase.name, live.agent_days, live.control_days)
-            self.run.append("window_judged", {"phase": phase.name, "window": window, "verdict": gate.ruling.name, "reason": gate.reason})
+            self.run.append(
+                "window_judged",
+                {"phase": phase.name, "window": window, "verdict": gate.ruling.name, "reason": gate.reason},
+            )
         before = self._calls(phase)
         while (batch := live.next_settled(phase.train_every, remainder=remainder)) is not None:
             real = batch.episodes
-            call = self._calls(phase)
-            simulated = self._practise(phase, call, real * self.config.learning.simulated_per_real, self.engine.policy, self.engine.actor_hash())
+            simulated = self._practise(
+                phase, self._calls(phase), real * self.config.learning.simulated_per_real
+            )
             mixed = live.mix(batch, simulated)
-            events: list[tuple[str, dict[str, object]]] = [("played", _played(phase, simulated, self.engine.actor_hash()))]
+            events: list[tuple[str, dict[str, object]]] = [
+                ("played", _played(phase, simulated, self.engine.actor_hash()))
+            ]
             events += await self._train(phase, mixed, cadence, agent_episodes=real, anchor=self.actor_policy)
             live.consume(real)
             self._commit(events, phase, checkpoint=True)
@@ -214,7 +242,9 @@ class TrainingOrchestrator:
         """Verify the candidate after training on live data, and let the promotion gate decide."""
         verdict = await self._judge(phase, Depth.RETURN)
         if not verdict:
-            self.run.append("held", {"phase": phase.name, "step": -1, "reason": f"Agent not learning! {verdict.reason}"})
+            self.run.append(
+                "held", {"phase": phase.name, "step": -1, "reason": f"Agent not learning! {verdict.reason}"}
+            )
         self._promote(phase, verdict, self._certification())
         return verdict.verdict
 
@@ -236,7 +266,10 @@ class TrainingOrchestrator:
             available_micros=self.run.store.books(self.run.run_id).phase(phase.name).available,
             needed_micros=live.needed_micros(step),
         )  # fmt: skip
-        self.run.append("ramp_step", {"phase": phase.name, "step": step, "verdict": gate.ruling.name, "reason": gate.reason})
+        self.run.append(
+            "ramp_step",
+            {"phase": phase.name, "step": step, "verdict": gate.ruling.name, "reason": gate.reason},
+        )
         return gate
 
     def _last_judged(self) -> Verdict:
@@ -250,18 +283,34 @@ class TrainingOrchestrator:
     # ---- training, judging, promoting: once each
 
     async def _train(
-        self, phase: Phase, batch: EpisodeBatch, cadence: Cadence, *, agent_episodes: int, anchor: Policy | None = None
+        self,
+        phase: Phase,
+        batch: EpisodeBatch,
+        cadence: Cadence,
+        *,
+        agent_episodes: int,
+        anchor: Policy | None = None,
     ) -> list[tuple[str, dict[str, object]]]:
         """One training call; the event that tells of it, or of why the batch was refused."""
         if self.config.learning.shuffle_rewards:
-            batch = shuffle_rewards(batch, np.random.default_rng([self.config.seed, int(self.engine.state.calls)]))
+            batch = shuffle_rewards(
+                batch, np.random.default_rng([self.config.seed, int(self.engine.state.calls)])
+            )
         try:
             metrics: TrainingMetrics = await self.engine.train_step(
-                episode_results=batch, batch_size=cadence.batch_size, num_epochs=cadence.num_epochs, anchor=anchor
+                episode_results=batch,
+                batch_size=cadence.batch_size,
+                num_epochs=cadence.num_epochs,
+                anchor=anchor,
             )
         except UnusableBatch as why:
             return [("batch_refused", {"phase": phase.name, "episodes": agent_episodes, "reason": str(why)})]
-        told = {"phase": phase.name, "episodes": agent_episodes, "train_every": phase.train_every, **metrics.payload()}
+        told = {
+            "phase": phase.name,
+            "episodes": agent_episodes,
+            "train_every": phase.train_every,
+            **metrics.payload(),
+        }
         return [("trained", told)]
 
     async def _judge(self, phase: Phase, depth: Depth) -> LearningVerdict:
@@ -274,16 +323,25 @@ class TrainingOrchestrator:
         raw = now * np.maximum(self.judging.raw("pacer"), SCALE_FLOOR)
         shares = {
             "agent": float(raw.mean() / reference),
-            **{name: float(self.judging.raw(name).mean() / reference) for name in ("pacer", "retuned", "random")},
+            **{
+                name: float(self.judging.raw(name).mean() / reference)
+                for name in ("pacer", "retuned", "random")
+            },
         }
         losing = float((now < self.judging.reference("pacer", self.judging.seeds)).mean())
         self.run.append(
             "judged",
             {
-                "phase": phase.name, "depth": str(depth), "call": int(self.engine.state.calls), "actor_hash": self.engine.actor_hash(),
-                **verdict.payload(), "shares": shares, "worlds_lost": losing, "worlds": self.judging.worlds,
+                "phase": phase.name,
+                "depth": str(depth),
+                "call": int(self.engine.state.calls),
+                "actor_hash": self.engine.actor_hash(),
+                **verdict.payload(),
+                "shares": shares,
+                "worlds_lost": losing,
+                "worlds": self.judging.worlds,
             },
-        )  # fmt: skip
+        )
         self.run.progress.advance(f"{phase.name}: judging", 1, 1, f"{verdict.outcome}")
         return verdict
 
@@ -294,12 +352,21 @@ class TrainingOrchestrator:
             self.engine.mark_promoted(self.engine.policy)
             self._adopt()
             saved = self.run.save(self.engine.save_state(), {"what": "promoted"})
-            told = {"phase": phase.name, "actor_hash": self.actor_hash, "checkpoint": saved, "reason": gate.reason}
+            told = {
+                "phase": phase.name,
+                "actor_hash": self.actor_hash,
+                "checkpoint": saved,
+                "reason": gate.reason,
+            }
             with self.run.store.transaction(self.run.run_id) as tx:
                 tx.append("promoted", told)
-                tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)})
+                tx.append(
+                    "checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)}
+                )
             return
-        self.run.append("not_promoted", {"phase": phase.name, "verdict": gate.ruling.name, "reason": gate.reason})
+        self.run.append(
+            "not_promoted", {"phase": phase.name, "verdict": gate.ruling.name, "reason": gate.reason}
+        )
         if gate.ruling is FAIL and phase.live:
             self._roll_back(phase, gate)
 
@@ -312,44 +379,23 @@ class TrainingOrchestrator:
         self.engine.load_state(self.run.load(saved).arrays)
         self._adopt()
         if self.actor_hash != promoted[-1]["actor_hash"]:
-            raise BadInput(f"rollback restored actor {self.actor_hash}, {promoted[-1]['actor_hash']} was promoted.")
+            raise BadInput(
+                f"rollback restored actor {self.actor_hash}, {promoted[-1]['actor_hash']} was promoted."
+            )
         with self.run.store.transaction(self.run.run_id) as tx:
-            tx.append("rolled_back", {"phase": phase.name, "actor_hash": self.actor_hash, "rule": why.rule, "reason": why.reason})
+            tx.append(
+                "rolled_back",
+                {"phase": phase.name, "actor_hash": self.actor_hash, "rule": why.rule, "reason": why.reason},
+            )
             tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)})
 
     # ---- parts
 
-    def _open_markets(self, prepared: Prepared) -> None:
-        def market(posterior: Any, phase: str) -> CampaignMarket:
-            return CampaignMarket(
-                posterior=posterior, certified=prepared.certified, schema=self.schema, sample_move=ppo.act,
-                mode_move=lambda policy, seen, mask: ppo.act_mode(policy, seen, mask).action, phase=phase,
-            )  # fmt: skip
-
-        self.practice = market(prepared.training.posterior, SIMULATION)
-        self.judging = JudgingWorlds(
-            market(prepared.selection.posterior, "judging"), prepared.retuned, self.config.simulation.judging_worlds, self.config.seed
-        )
-
-    def _open_engine(self) -> None:
-        """The engine as the log left it: fresh, or at the newest checkpoint; the actor as last promoted."""
-        learning = self.config.learning
-        told = ppo.PPOConfig(
-            learning_rate=learning.learning_rate, hidden=learning.hidden, entropy=learning.entropy,
-            anchor_kl=learning.anchor_kl, min_ess=learning.min_ess, rho_bar=2.0,
-        )  # fmt: skip
-
-        def engine(**more: Any) -> RLTrainingEngine:
-            return RLTrainingEngine(
-                told, self.schema, self.config.algorithm, seed=self.config.seed, evaluator=self.judging,
-                hidden_width=len(HIDDEN), **more,
-            )  # fmt: skip
-
-        blank = engine()
-        seeds = np.arange(NORMALISER_EPISODES) + (1 << 19)
-        pacer_days = self.practice.play(blank.policy, seeds, jax.random.fold_in(self._key, 1 << 20), blank.actor_hash())
-        self.engine = engine(normaliser=fit_normaliser(pacer_days))
-        self.untrained_hash = self.engine.actor_hash()
+    def _open(self, prepared: Prepared) -> None:
+        """Markets; the engine as the log left it, fresh or at its newest checkpoint; the actor as last promoted."""
+        self.practice = open_practice(prepared.fitted, self.schema)
+        self.judging = open_judging(prepared.fitted, self.schema, self.config)
+        self.engine = open_engine(self.config, self.schema, self.practice, self.judging)
         promoted, checkpoints = self.run.found("promoted"), self.run.found("checkpoint")
         self._adopt()
         if promoted:
@@ -367,24 +413,32 @@ class TrainingOrchestrator:
     def _exported_actor(self) -> ExportedPolicy:
         return ExportedPolicy.from_arrays(self._actor_weights)
 
-    def _practise(self, phase: Phase, call: int, episodes: int, policy: Policy, actor_hash: str) -> EpisodeBatch:
-        """Simulated episodes of the training worlds, for call number `call` of `phase`."""
-        stream = (SIMULATION, HISTORICAL, REAL_TESTING, SCALED).index(phase.name)
-        seeds = TRAINING_SEEDS + stream * (1 << 27) + self.config.seed % 512 * (1 << 17) + call * 256 + np.arange(episodes)
-        key = jax.random.fold_in(jax.random.fold_in(self._key, stream), call)
-        bucket = max(32, 1 << (episodes - 1).bit_length())
-        # Whole buckets are played, so that few shapes are compiled; the surplus worlds are dropped.
-        whole = np.concatenate([seeds, seeds[-1] + 1 + np.arange(bucket - episodes)])
-        return select(self.practice.play(policy, whole, key, actor_hash), np.arange(episodes))
+    def _practise(self, phase: Phase, call: int, episodes: int) -> EpisodeBatch:
+        """Simulated episodes of the training worlds, played by the learner, for call number `call` of the phase."""
+        return practise(
+            self.practice,
+            self.config.seed,
+            phase.name,
+            call,
+            episodes,
+            self.engine.policy,
+            self.engine.actor_hash(),
+        )
 
     def _logged(self, days: np.ndarray) -> EpisodeBatch:
         return logged_episodes(
-            self.prepared.history, days, schema=self.schema, mask=self.live.mask, pacer_hash=self.prepared.certified.hash,
-            behaviour_hash=self.prepared.incumbent.hash, seed=self.config.seed, hidden_width=len(HIDDEN),
-        )  # fmt: skip
+            self.prepared.history,
+            days,
+            schema=self.schema,
+            mask=self.live.mask,
+            pacer_hash=self.prepared.certified.hash,
+            behaviour_hash=self.prepared.incumbent.hash,
+            seed=self.config.seed,
+            hidden_width=len(HIDDEN),
+        )
 
     def _certify(self) -> Verdict:
-        """The historical gate: PDIS of the candidate's sampled policy, as it would play live, on the certification days."""
+        """The historical gate: PDIS of the candidate's sampled policy, as it would play live, on certification days."""
         told = self.run.found("certified")
         if told:
             return self._certification()
@@ -392,12 +446,17 @@ class TrainingOrchestrator:
         candidate = ExportedPolicy.from_arrays(self.engine.weights())
         b, t = batch.action.shape
         seen, mask = batch.observation[:, :-1].reshape(b * t, -1), batch.mask[:, :-1].reshape(b * t, -1)
-        chances = Actor(candidate).chances(seen, mask)[np.arange(b * t), batch.action.reshape(-1)].reshape(b, t)
+        chances = (
+            Actor(candidate).chances(seen, mask)[np.arange(b * t), batch.action.reshape(-1)].reshape(b, t)
+        )
         log_e = np.log(chances)
         reward, valid = batch.reward.astype(np.float64), batch.valid
         behaviour = batch.log_prob.astype(np.float64)
         try:
-            estimate, placebo = ope.pdis(log_e, behaviour, reward, valid), ope.placebo(behaviour, reward, valid)
+            estimate, placebo = (
+                ope.pdis(log_e, behaviour, reward, valid),
+                ope.placebo(behaviour, reward, valid),
+            )
             verdict = historical_gate(estimate, placebo, None)
         except BadInput as fault:
             verdict = historical_gate(None, None, str(fault))
@@ -418,14 +477,23 @@ class TrainingOrchestrator:
     def _learning_evidence(self) -> list[Mapping[str, object]]:
         """What an approval is bound to: the judgements and certifications so far, by their outcome and actor."""
         kept = ("phase", "verdict", "reason", "actor_hash")
-        return [{k: told[k] for k in kept if k in told} for kind in ("judged", "certified") for told in self.run.found(kind)]
+        return [
+            {k: told[k] for k in kept if k in told}
+            for kind in ("judged", "certified")
+            for told in self.run.found(kind)
+        ]
 
     def _calls(self, phase: Phase) -> int:
         return len(self.run.found("trained", phase=phase.name))
 
     def _begin(self, phase: Phase) -> None:
         if not self.run.found("phase_began", name=phase.name):
-            told = {"name": phase.name, "train_every": phase.train_every, "batch_size": phase.batch_size, "num_epochs": phase.num_epochs}
+            told = {
+                "name": phase.name,
+                "train_every": phase.train_every,
+                "batch_size": phase.batch_size,
+                "num_epochs": phase.num_epochs,
+            }
             self.run.append("phase_began", told)
         if not self.run.found("checkpoint", phase=phase.name):
             self.engine.begin_phase()
@@ -436,12 +504,16 @@ class TrainingOrchestrator:
         self.run.append(
             "phase_ended",
             {
-                "name": phase.name, "episodes": sum(int(str(told["episodes"])) for told in trained), "train_calls": len(trained),
+                "name": phase.name,
+                "episodes": sum(int(str(told["episodes"])) for told in trained),
+                "train_calls": len(trained),
                 "min_weight_change": min(changes) if changes else 0.0,
                 "mean_weight_change": float(np.mean(changes)) if changes else 0.0,
-                "verdict": verdict.ruling.name, "rule": verdict.rule, "reason": verdict.reason,
+                "verdict": verdict.ruling.name,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
             },
-        )  # fmt: skip
+        )
 
     def _commit(self, events: list[tuple[str, dict[str, object]]], phase: Phase, *, checkpoint: bool) -> None:
         """Events and the checkpoint that they led to, in one transaction."""
@@ -450,7 +522,10 @@ class TrainingOrchestrator:
             for kind, told in events:
                 tx.append(kind, told)
             if saved is not None:
-                tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": int(self.engine.state.calls)})
+                tx.append(
+                    "checkpoint",
+                    {"phase": phase.name, "checkpoint": saved, "calls": int(self.engine.state.calls)},
+                )
 
 
 def _ruling(name: object) -> Any:
@@ -461,9 +536,15 @@ def _played(phase: Phase, batch: EpisodeBatch, actor_hash: str) -> dict[str, obj
     """What re-derives simulated episodes, and their outcomes."""
     told = batch.provenance[0]
     return {
-        "phase": phase.name, "source": str(told.source), "episodes": batch.episodes, "seed": told.seed, "actor_hash": actor_hash,
-        "mean_score": float(np.mean(batch.score)), "mean_spend": float(np.mean(batch.spend)), "mean_gain": float(batch.reward.sum(axis=1).mean()),
-    }  # fmt: skip
+        "phase": phase.name,
+        "source": str(told.source),
+        "episodes": batch.episodes,
+        "seed": told.seed,
+        "actor_hash": actor_hash,
+        "mean_score": float(np.mean(batch.score)),
+        "mean_spend": float(np.mean(batch.spend)),
+        "mean_gain": float(batch.reward.sum(axis=1).mean()),
+    }
 
 
 __all__ = ["PhaseOutcome", "TrainingOrchestrator"]

@@ -28,7 +28,14 @@ class Phase:
 def phases_of(config: JourneyConfig) -> tuple[Phase, ...]:
     """The four phases of a journey, in order."""
 
-    def phase(name: str, cadence: Cadence, plays_in: str, judged_on: str, gates: tuple[str, ...], guards: tuple[str, ...]) -> Phase:
+    def phase(
+        name: str,
+        cadence: Cadence,
+        plays_in: str,
+        judged_on: str,
+        gates: tuple[str, ...],
+        guards: tuple[str, ...],
+    ) -> Phase:
         return Phase(
             name=name, train_every=cadence.train_every, batch_size=cadence.batch_size, num_epochs=cadence.num_epochs,
             plays_in=plays_in, judged_on=judged_on, gates=gates, guards=guards, live=bool(guards),
@@ -36,13 +43,36 @@ def phases_of(config: JourneyConfig) -> tuple[Phase, ...]:
 
     guards = ("within_allowance", "not_halted", "bid_within_bounds", "spend_velocity", "books_balance")
     return (
-        phase(SIMULATION, config.simulation, "worlds fitted on training days", "worlds fitted on selection days",
-              ("simulation_gate", "promotion_gate"), ()),
-        phase(HISTORICAL, config.historical, "the logged episodes of the training days, off-policy",
-              "certification days by PDIS; the candidate in the selection worlds", ("historical_gate", "promotion_gate"), ()),
-        phase(REAL_TESTING, config.real_testing, "the platform: shadow days, then a small budget beside a control arm",
-              "control arm (statistics wait in this version); candidates in the selection worlds",
-              ("live_gate", "promotion_gate"), guards),
-        phase(SCALED, config.scaled, "the platform, ramped step by step",
-              "days played, guards, learning verified after each call, grant", ("ramp_step_gate", "promotion_gate"), guards),
-    )  # fmt: skip
+        phase(
+            SIMULATION,
+            config.simulation,
+            "worlds fitted on training days",
+            "worlds fitted on selection days",
+            ("simulation_gate", "promotion_gate"),
+            (),
+        ),
+        phase(
+            HISTORICAL,
+            config.historical,
+            "the logged episodes of the training days, off-policy",
+            "certification days by PDIS; the candidate in the selection worlds",
+            ("historical_gate", "promotion_gate"),
+            (),
+        ),
+        phase(
+            REAL_TESTING,
+            config.real_testing,
+            "the platform: shadow days, then a small budget beside a control arm",
+            "control arm (statistics wait in this version); candidates in the selection worlds",
+            ("live_gate", "promotion_gate"),
+            guards,
+        ),
+        phase(
+            SCALED,
+            config.scaled,
+            "the platform, ramped step by step",
+            "days played, guards, learning verified after each call, grant",
+            ("ramp_step_gate", "promotion_gate"),
+            guards,
+        ),
+    )

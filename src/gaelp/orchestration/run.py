@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,9 @@ class Run:
         """What every campaign of this run is named by on its platform."""
         return f"gaelp/{self.run_id}/"
 
-    def append(self, kind: str, payload: Mapping[str, object], ambient: Mapping[str, object] | None = None) -> None:
+    def append(
+        self, kind: str, payload: Mapping[str, object], ambient: Mapping[str, object] | None = None
+    ) -> None:
         """One event in a transaction of its own."""
         with self.store.transaction(self.run_id) as tx:
             tx.append(kind, payload, ambient)
@@ -126,7 +129,9 @@ class Run:
         from gaelp.platforms.sandbox.client import SandboxPlatform
         from gaelp.platforms.sandbox.process import ensure_running
 
-        process = ensure_running(self.directory / "sandbox", seed=self.config.seed, markets=self.config.platform.markets)
+        process = ensure_running(
+            self.directory / "sandbox", seed=self.config.seed, markets=self.config.platform.markets
+        )
         return SandboxPlatform(httpx.Client(base_url=process.base_url, timeout=30.0)), process
 
     async def authorised(self, wanted: Wanted) -> None:
@@ -165,6 +170,12 @@ def evidence_hash(payloads: Sequence[Mapping[str, object]]) -> str:
     return hashlib.sha256(json.dumps(list(payloads), sort_keys=True).encode()).hexdigest()[:32]
 
 
+def compile_cache() -> Path:
+    """Where compiled programs are kept between runs: where XDG says, else in ~/.cache."""
+    base = os.environ["XDG_CACHE_HOME"] if "XDG_CACHE_HOME" in os.environ else str(Path.home() / ".cache")
+    return Path(base) / "gaelp" / "jax"
+
+
 def open_store(home: Path) -> Store:
     """The store of a home that must exist already. Raises StoreError when there is none."""
     return Store.existing(home / STORE_FILE)
@@ -200,7 +211,9 @@ def pending(run: Run) -> Binding:
     done = {(told["phase"], told["step"]) for told in run.found("authorised")}
     wanted = [told for told in run.found("authorisation_wanted") if (told["phase"], told["step"]) not in done]
     if not wanted:
-        raise BadInput(f"run {run.run_id} waits for no approval; `gaelp status {run.run_id}` says where it stands.")
+        raise BadInput(
+            f"run {run.run_id} waits for no approval; `gaelp status {run.run_id}` says where it stands."
+        )
     told = wanted[-1]
     return Binding(
         actor_hash=str(told["actor_hash"]), phase=str(told["phase"]), step=int(str(told["step"])),

@@ -16,7 +16,7 @@ from gaelp.orchestration.opening import Fitted, open_engine, open_judging, open_
 from gaelp.orchestration.phases import SIMULATION
 from gaelp.orchestration.run import Run
 
-CALLS = 200
+CALLS = 150
 """Training calls of a short run."""
 
 

@@ -18,7 +18,17 @@ from gaelp.core.verdict import FAIL, PASS, Verdict
 from gaelp.market.campaign import HIDDEN
 from gaelp.orchestration.account import SETTLE_DAYS, Prepared, played_days, record_day
 from gaelp.orchestration.gather import compare_arms
-from gaelp.orchestration.live import Actor, FixedChances, LiveMarket, Pacing, PlayedDay, Slot, Stopped, episodes_of, settled_conversions
+from gaelp.orchestration.live import (
+    Actor,
+    FixedChances,
+    LiveMarket,
+    Pacing,
+    PlayedDay,
+    Slot,
+    Stopped,
+    episodes_of,
+    settled_conversions,
+)
 from gaelp.orchestration.phases import REAL_TESTING, Phase
 from gaelp.orchestration.run import Run, Wanted, evidence_hash
 from gaelp.platforms.platform import CampaignSpec
@@ -26,6 +36,7 @@ from gaelp.platforms.sandbox.client import SandboxPlatform
 from gaelp.safety.approvals import Binding
 from gaelp.safety.guards import GuardBounds, books_balance, spend_velocity
 from gaelp.safety.ledger import Limits, Request
+
 
 class _Refused(Exception):
     """Leaves a transaction without committing it."""
@@ -59,16 +70,37 @@ def open_steps(config: JourneyConfig, phase: Phase) -> tuple[Step, ...]:
     """The steps of a live phase as its configuration wrote them."""
     if phase.name == REAL_TESTING:
         plan = config.real_testing
-        told = [(plan.daily_budget, plan.play_days, plan.agent_campaigns, plan.control_campaigns, plan.window_days, plan.limits)]
+        told = [
+            (
+                plan.daily_budget,
+                plan.play_days,
+                plan.agent_campaigns,
+                plan.control_campaigns,
+                plan.window_days,
+                plan.limits,
+            )
+        ]
     else:
-        told = [(s.daily_budget, s.days, s.agent_campaigns, s.control_campaigns, s.days, s.limits) for s in config.scaled.steps]
+        told = [
+            (s.daily_budget, s.days, s.agent_campaigns, s.control_campaigns, s.days, s.limits)
+            for s in config.scaled.steps
+        ]
     return tuple(
         Step(
-            daily_budget_micros=budget, days=days, agent_campaigns=agent, control_campaigns=control, window_days=window,
-            limits=Limits(per_episode_micros=limits.per_episode, per_day_micros=limits.per_day, total_micros=limits.total, days=limits.days),
+            daily_budget_micros=budget,
+            days=days,
+            agent_campaigns=agent,
+            control_campaigns=control,
+            window_days=window,
+            limits=Limits(
+                per_episode_micros=limits.per_episode,
+                per_day_micros=limits.per_day,
+                total_micros=limits.total,
+                days=limits.days,
+            ),
         )
         for budget, days, agent, control, window, limits in told
-    )  # fmt: skip
+    )
 
 
 def worst_case_by_day(step: Step, over_delivery: int) -> int:
@@ -85,9 +117,16 @@ class LivePhase:
     """The days of one live phase: who plays where, what is reserved, settled, judged and still to be trained on."""
 
     def __init__(
-        self, run: Run, phase: Phase, market: LiveMarket, platform: SandboxPlatform, prepared: Prepared, bounds: GuardBounds,
-        steps: tuple[Step, ...], first_day: int,
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        phase: Phase,
+        market: LiveMarket,
+        platform: SandboxPlatform,
+        prepared: Prepared,
+        bounds: GuardBounds,
+        steps: tuple[Step, ...],
+        first_day: int,
+    ) -> None:
         self.first_day = first_day
         self.run, self.phase, self.market, self.platform = run, phase, market, platform
         self.prepared, self.bounds, self.steps = prepared, bounds, steps
@@ -96,12 +135,20 @@ class LivePhase:
         still[run.schema.zero_move] = 1.0
         self.control = FixedChances(still, "pacer-alone")
         self._days = played_days(run, phase.name)
-        self._actors = {int(str(t["day"])): str(t["actor_hash"]) for t in run.found("day_played", phase=phase.name)}
+        self._actors = {
+            int(str(t["day"])): str(t["actor_hash"]) for t in run.found("day_played", phase=phase.name)
+        }
         self._settled: dict[int, EpisodeBatch] = {}
         for told in run.found("episodes_settled", phase=phase.name):
-            self._settled[int(str(told["day"]))] = self._episodes(int(str(told["day"])), run.load(told["artifact"]).arrays["conversions"])
+            self._settled[int(str(told["day"]))] = self._episodes(
+                int(str(told["day"])), run.load(told["artifact"]).arrays["conversions"]
+            )
         self._judged = {int(str(told["window"])) for told in run.found("window_judged", phase=phase.name)}
-        self._consumed = sum(int(str(t["episodes"])) for kind in ("trained", "batch_refused") for t in run.found(kind, phase=phase.name))
+        self._consumed = sum(
+            int(str(t["episodes"]))
+            for kind in ("trained", "batch_refused")
+            for t in run.found(kind, phase=phase.name)
+        )
 
     # ---- where it stands
 
@@ -147,11 +194,22 @@ class LivePhase:
             day = self.first_day - days + number
             self.run.progress.advance("shadow", number, days, f"day {day}")
             played = self.market.play_day(
-                day=day, slots=owner, pacing=self.pacing, choosers={"incumbent": self.prepared.incumbent}, stream=SHADOW_STREAM, shadow=agent
+                day=day,
+                slots=owner,
+                pacing=self.pacing,
+                choosers={"incumbent": self.prepared.incumbent},
+                stream=SHADOW_STREAM,
+                shadow=agent,
             )
             agreed = float((played.proposed == played.move).mean())
-            pace = np.asarray(self.run.schema.pace_levels)[played.proposed // len(self.run.schema.tilt_levels)]
-            told = {**record_day(self.run, "shadow", played), "agreement": agreed, "mean_proposed_pace": float(pace.mean())}
+            pace = np.asarray(self.run.schema.pace_levels)[
+                played.proposed // len(self.run.schema.tilt_levels)
+            ]
+            told = {
+                **record_day(self.run, "shadow", played),
+                "agreement": agreed,
+                "mean_proposed_pace": float(pace.mean()),
+            }
             self.run.append("day_played", told)
         self.run.progress.advance("shadow", days, days, "nothing spent")
         self.platform.pause([slot.campaign for slot in owner])
@@ -166,7 +224,11 @@ class LivePhase:
         """Wait for the grant and the approval of a step, bound to the actor, the limit and the evidence."""
         loss = self.needed_micros(step)
         binding = Binding(
-            actor_hash=actor_hash, phase=self.phase.name, step=step, limit_micros=loss, evidence_hash=evidence_hash(evidence)
+            actor_hash=actor_hash,
+            phase=self.phase.name,
+            step=step,
+            limit_micros=loss,
+            evidence_hash=evidence_hash(evidence),
         )
         await self.run.authorised(Wanted(binding=binding, loss_micros=loss))
 
@@ -182,8 +244,16 @@ class LivePhase:
         try:
             with self.run.store.transaction(self.run.run_id) as tx:
                 for slot in slots:
-                    verdict = tx.reserve(self._limits(step), Request(
-                        intent=slot.label, phase=self.phase.name, day=day, episode=slot.label, micros=worst))  # fmt: skip
+                    verdict = tx.reserve(
+                        self._limits(step),
+                        Request(
+                            intent=slot.label,
+                            phase=self.phase.name,
+                            day=day,
+                            episode=slot.label,
+                            micros=worst,
+                        ),
+                    )
                     if verdict.ruling is FAIL:
                         raise _Refused(verdict)
         except _Refused as refused:
@@ -203,7 +273,11 @@ class LivePhase:
 
     def wind_down(self) -> None:
         """Pause every campaign of this phase and let the clock run until all bills and conversions are final."""
-        names = [c.name for c in self.platform.campaigns(f"{self.run.prefix}{self.phase.name}/") if c.status == "ENABLED"]
+        names = [
+            c.name
+            for c in self.platform.campaigns(f"{self.run.prefix}{self.phase.name}/")
+            if c.status == "ENABLED"
+        ]
         if names:
             self.platform.pause(names)
         if self._days:
@@ -219,7 +293,11 @@ class LivePhase:
         lines = [line for line in self.platform.bill(f"{self.run.prefix}{self.phase.name}/") if line.final]
         due = [(line.campaign.removeprefix(self.run.prefix), line.cost_micros) for line in lines]
         # A line that is in the books as it stands is left alone; a higher bill than booked becomes a breach.
-        due = [(intent, cost) for intent, cost in due if intent in known.open_intents() or known.spent_by(intent) != cost]
+        due = [
+            (intent, cost)
+            for intent, cost in due
+            if intent in known.open_intents() or known.spent_by(intent) != cost
+        ]
         if due:
             with self.run.store.transaction(self.run.run_id) as tx:
                 for intent, cost in due:
@@ -234,14 +312,22 @@ class LivePhase:
             self.run.append(
                 "episodes_settled",
                 {
-                    "phase": self.phase.name, "day": day.day, "artifact": artifact,
+                    "phase": self.phase.name,
+                    "day": day.day,
+                    "artifact": artifact,
                     "episodes": [
-                        {"campaign": slot.label, "arm": slot.arm, "spend_micros": int(day.cost_micros[k].sum()),
-                         "conversions": float(conversions[k].sum()), "score": float(batch.score[k]), "share": float(batch.reward[k].sum())}
+                        {
+                            "campaign": slot.label,
+                            "arm": slot.arm,
+                            "spend_micros": int(day.cost_micros[k].sum()),
+                            "conversions": float(conversions[k].sum()),
+                            "score": float(batch.score[k]),
+                            "share": float(batch.reward[k].sum()),
+                        }
                         for k, slot in enumerate(day.slots)
                     ],
                 },
-            )  # fmt: skip
+            )
             self._settled[day.day] = batch
 
     def windows_to_judge(self, *, everything: bool) -> list[int]:
@@ -256,7 +342,9 @@ class LivePhase:
 
     def next_settled(self, episodes: int, *, remainder: bool) -> EpisodeBatch | None:
         """The next `episodes` settled agent episodes of judged windows, oldest first; what is left, at the end."""
-        judged = [day for window, days in enumerate(self._windows()) if window in self._judged for day in days]
+        judged = [
+            day for window, days in enumerate(self._windows()) if window in self._judged for day in days
+        ]
         ready = [
             select(batch, np.flatnonzero([slot.arm == "agent" for slot in day.slots]))
             for day in judged
@@ -295,7 +383,10 @@ class LivePhase:
     def _slots(self, step: int, day: int) -> tuple[Slot, ...]:
         """Who plays where: pairs of both arms in one market first, the surplus arm after; markets rotate by day."""
         plan = self.steps[step]
-        markets = [(self.days_played * 3 + k) % len(self.prepared.owner) for k in range(max(plan.agent_campaigns, plan.control_campaigns))]
+        markets = [
+            (self.days_played * 3 + k) % len(self.prepared.owner)
+            for k in range(max(plan.agent_campaigns, plan.control_campaigns))
+        ]
         by_arm = {"agent": markets[: plan.agent_campaigns], "control": markets[: plan.control_campaigns]}
         slots = []
         for arm, items in by_arm.items():
@@ -304,9 +395,15 @@ class LivePhase:
                 # One campaign a campaign-day: its own slice of users, its own end date, its own line in the bill.
                 label = f"{self.phase.name}/d{day}/{arm}/{place // len(self.prepared.owner)}-m{item}"
                 slots.append(
-                    Slot(campaign=self.run.prefix + label, label=label, arm=arm, item=item, budget_micros=plan.daily_budget_micros,
-                         target_cpa_micros=owner.target_cpa_micros)
-                )  # fmt: skip
+                    Slot(
+                        campaign=self.run.prefix + label,
+                        label=label,
+                        arm=arm,
+                        item=item,
+                        budget_micros=plan.daily_budget_micros,
+                        target_cpa_micros=owner.target_cpa_micros,
+                    )
+                )
         return tuple(slots)
 
     def _open(self, slots: tuple[Slot, ...], day: int) -> None:
@@ -317,12 +414,16 @@ class LivePhase:
             self.platform.create(
                 [
                     CampaignSpec(
-                        name=slot.campaign, market=f"m{slot.item}", daily_budget_micros=slot.budget_micros, bid_micros=1,
-                        target_cpa_micros=slot.target_cpa_micros, last_day=day,
+                        name=slot.campaign,
+                        market=f"m{slot.item}",
+                        daily_budget_micros=slot.budget_micros,
+                        bid_micros=1,
+                        target_cpa_micros=slot.target_cpa_micros,
+                        last_day=day,
                     )
                     for slot in new
                 ]
-            )  # fmt: skip
+            )
         paused = [name for name, campaign in known.items() if campaign.status == "PAUSED"]
         if paused:
             self.platform.enable(paused)
@@ -332,9 +433,11 @@ class LivePhase:
         own = self.steps[step].limits
         before = self.steps[:step]
         return Limits(
-            per_episode_micros=own.per_episode_micros, per_day_micros=own.per_day_micros,
-            total_micros=own.total_micros + sum(s.limits.total_micros for s in before), days=own.days + sum(s.limits.days for s in before),
-        )  # fmt: skip
+            per_episode_micros=own.per_episode_micros,
+            per_day_micros=own.per_day_micros,
+            total_micros=own.total_micros + sum(s.limits.total_micros for s in before),
+            days=own.days + sum(s.limits.days for s in before),
+        )
 
     def _watch(self, tick: int, spent_micros: int, planned_micros: int) -> Verdict:
         return spend_velocity(spent_micros, planned_micros, self.bounds)
@@ -361,7 +464,15 @@ class LivePhase:
     def _episodes(self, day: int, conversions: np.ndarray) -> EpisodeBatch:
         played = next(d for d in self._days if d.day == day)
         return episodes_of(
-            played, conversions, schema=self.run.schema, mask=self.market.mask, source=Source.LIVE, phase=self.phase.name,
-            actor_hashes={"agent": self._actors[day], "control": self.control.hash}, pacer_hash=self.pacing.hash,
-            seed=self.run.config.seed, hidden_width=len(HIDDEN), settled_at=f"day {day + SETTLE_DAYS}",
-        )  # fmt: skip
+            played,
+            conversions,
+            schema=self.run.schema,
+            mask=self.market.mask,
+            source=Source.LIVE,
+            phase=self.phase.name,
+            actor_hashes={"agent": self._actors[day], "control": self.control.hash},
+            pacer_hash=self.pacing.hash,
+            seed=self.run.config.seed,
+            hidden_width=len(HIDDEN),
+            settled_at=f"day {day + SETTLE_DAYS}",
+        )

@@ -155,7 +155,8 @@ def draw_market(settings: Settings, index: int) -> Market:
         price_level=level,
         click_rate=0.045 * math.exp(rng.uniform(-0.1, 0.1)),
         conversion_rate=0.3 * math.exp(rng.uniform(-0.15, 0.15)),
-        tiring=settings.tiring * math.exp(MARKET_TIRING_SD * generator(settings.seed, "tiring", index).standard_normal()),
+        tiring=settings.tiring
+        * math.exp(MARKET_TIRING_SD * generator(settings.seed, "tiring", index).standard_normal()),
         rival_strength=strength,
         rival_budget=purse,
         rival_paces=np.arange(RIVALS) % 2 == 0,
