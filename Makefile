@@ -70,6 +70,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(call new_venv,$(VENV))
 	@$(BIN)/python $(PIP) --require-hashes --requirement requirements.lock
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 # torch comes first and by name: see [tool.uv] in pyproject.toml.

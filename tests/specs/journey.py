@@ -212,7 +212,9 @@ class Home:
         if not state.is_file():
             return
         told = json.loads(state.read_text())
-        SandboxProcess(port=told["port"], pid=told["pid"], nonce=told["nonce"], database=state.with_name("sandbox.db")).stop()
+        SandboxProcess(
+            port=told["port"], pid=told["pid"], nonce=told["nonce"], database=state.with_name("sandbox.db")
+        ).stop()
 
     def copied(self, path: Path) -> Home:
         """The same home elsewhere, its databases copied as of one instant each; no sandbox runs for it yet."""
@@ -302,4 +304,3 @@ def ended_sandbox(home: Home) -> Iterator[Home]:
         yield home
     finally:
         home.stop_sandbox()
-

@@ -57,7 +57,9 @@ def acting(home: Home, day: Row) -> Told:
 def actor_of(home: Home, checkpoint: str) -> ExportedPolicy:
     """The policy in a saved state of the engine."""
     arrays = checkpoints.load(home.artifacts, checkpoint).arrays
-    part = {n.removeprefix("state.agent."): a for n, a in arrays.items() if n.startswith("state.agent.actor.")}
+    part = {
+        n.removeprefix("state.agent."): a for n, a in arrays.items() if n.startswith("state.agent.actor.")
+    }
     scaling = {
         n.replace("state.normaliser.observation.", "scaling."): a
         for n, a in arrays.items()
@@ -114,7 +116,9 @@ def test_each_of_its_six_moves_was_allowed(arrays: dict[str, np.ndarray], episod
     assert arrays["move"].tolist() == episode["moves"]
 
 
-def test_each_move_was_logged_with_the_probability_that_it_had(home: Home, day: Row, arrays: dict[str, np.ndarray]) -> None:
+def test_each_move_was_logged_with_the_probability_that_it_had(
+    home: Home, day: Row, arrays: dict[str, np.ndarray]
+) -> None:
     policy = actor_of(home, acting(home, day)["checkpoint"])
     mask = np.broadcast_to(move_mask(SCHEMA, line_items=1), (DECISIONS, 64))
     chances = Actor(policy).chances(arrays["observation"][:-1], mask)
@@ -130,7 +134,9 @@ def test_it_was_played_by_the_actor_that_was_last_promoted(home: Home, day: Row)
     assert day.told["actor_hash"] == promoted["actor_hash"] == actor_of(home, promoted["checkpoint"]).hash
 
 
-def test_its_steps_add_up_to_its_spend_its_posting_and_its_bill(home: Home, day: Row, episode: Told, arrays: dict[str, np.ndarray]) -> None:
+def test_its_steps_add_up_to_its_spend_its_posting_and_its_bill(
+    home: Home, day: Row, episode: Told, arrays: dict[str, np.ndarray]
+) -> None:
     steps = episode["step_spend_micros"]
     assert len(steps) == DECISIONS
     assert steps == arrays["cost_micros"].reshape(DECISIONS, TICKS_PER_DAY // DECISIONS).sum(axis=1).tolist()
@@ -153,9 +159,13 @@ def test_it_settled_three_days_later(home: Home, day: Row, episode: Told) -> Non
     assert line["conversions"] == conversions(home, episode).sum()
 
 
-def test_its_reward_telescopes_to_its_settled_score(home: Home, episode: Told, arrays: dict[str, np.ndarray]) -> None:
+def test_its_reward_telescopes_to_its_settled_score(
+    home: Home, episode: Told, arrays: dict[str, np.ndarray]
+) -> None:
     _, line = settled(home, episode)
-    ((target,),) = home.sandbox("SELECT target_cpa_micros FROM campaigns WHERE name = ?", f"gaelp/{RUN}/{episode['campaign']}")
+    ((target,),) = home.sandbox(
+        "SELECT target_cpa_micros FROM campaigns WHERE name = ?", f"gaelp/{RUN}/{episode['campaign']}"
+    )
 
     def score(made: float, spent_micros: int) -> float:
         """Conversions x min(1, (target / cost per conversion)^2), by hand."""
@@ -171,7 +181,9 @@ def test_its_reward_telescopes_to_its_settled_score(home: Home, episode: Told, a
     assert rewards.sum() * max(float(arrays["scale"]), 2.0) == pytest.approx(line["score"], rel=1e-9)
 
 
-def test_it_was_trained_on_exactly_once_in_a_call_of_the_phases_cadence(home: Home, day: Row, episode: Told) -> None:
+def test_it_was_trained_on_exactly_once_in_a_call_of_the_phases_cadence(
+    home: Home, day: Row, episode: Told
+) -> None:
     calls = home.rows("trained", phase="real_testing")
     # 4 days x 3 campaigns of the agent: one call of 8, and the 4 that are left when the phase ends.
     assert [(r.told["train_every"], r.told["episodes"]) for r in calls] == [(8, 8), (8, 4)]

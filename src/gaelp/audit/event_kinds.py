@@ -54,6 +54,7 @@ KINDS: Mapping[str, Mapping[str, Shape]] = {
     "window_judged": _RULED | {"window": int},
     "ramp_step": _RULED | {"step": int},
     "held": {"phase": str, "step": int, "reason": str},
+    "left_untrained": {"phase": str, "episodes": list},
     "arms_compared": {"phase": str, "agent_mean": NUMBER, "control_mean": NUMBER, "pairs": int},
     "authorisation_wanted": _BINDING | {"loss_micros": int},
     "authorised": _BINDING | {"loss_micros": int},

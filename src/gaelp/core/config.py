@@ -40,7 +40,7 @@ class LearningConfig(_Part):
     hidden: tuple[int, ...] = (64, 64)
     entropy: float = Field(0.01, ge=0, le=1, allow_inf_nan=False)
     anchor_kl: float = Field(0.5, ge=0, le=100, allow_inf_nan=False)
-    min_ess: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)
+    min_ess: float = Field(0.03, ge=0, le=1, allow_inf_nan=False)
     simulated_per_real: int = Field(7, ge=0, le=64)
     shuffle_rewards: bool = False
     """The negative control: rewards are permuted before training, so nothing can be learned."""

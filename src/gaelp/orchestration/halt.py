@@ -27,7 +27,7 @@ def halt(run: Run, reason: str) -> Halted:
     latch.drop(run.directory, reason)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            platform, _ = run.open_platform()
+            platform, process = run.open_platform()
             before = platform.campaigns(run.prefix)
             running = tuple(c.name for c in before if c.status == "ENABLED")
             if running:
@@ -41,6 +41,9 @@ def halt(run: Run, reason: str) -> Halted:
             continue
         if not still:
             run.append("halted", {"reason": reason, "paused": len(running)})
+            if run.found("journey_ended"):
+                # Nobody else plays on this platform any more; it was started to be read.
+                process.stop()
             return Halted(running, len(before) - len(running))
     raise PlatformError(
         f"the latch is down, but {len(still)} campaigns of {run.run_id} still run: {', '.join(still[:3])}."

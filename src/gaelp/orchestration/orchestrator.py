@@ -188,6 +188,7 @@ class TrainingOrchestrator:
                 )
                 if guard.ruling is FAIL:
                     live.wind_down()
+                    self.run.append("left_untrained", {"phase": phase.name, "episodes": live.untrained()})
                     self._roll_back(phase, guard)
                     return guard
             learning = await self._catch_up(phase, live, cadence, learning)

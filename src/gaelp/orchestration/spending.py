@@ -359,6 +359,11 @@ class LivePhase:
             return None
         return select(queue, np.arange(self._consumed, self._consumed + take))
 
+    def untrained(self) -> list[str]:
+        """The agent's campaign-days that no call has trained on, by label."""
+        labels = [slot.label for day in self._days for slot in day.slots if slot.arm == "agent"]
+        return labels[self._consumed :]
+
     def consume(self, episodes: int) -> None:
         """The next call starts after these."""
         self._consumed += episodes
