@@ -63,16 +63,16 @@ limits = {{ per_episode = "10.00", per_day = "50.00", total = "200.00", days = 4
 [[scaled.steps]]
 daily_budget = "5.00"
 days = 2
-agent_campaigns = 5
+agent_campaigns = 4
 control_campaigns = 1
-limits = {{ per_episode = "10.00", per_day = "60.00", total = "120.00", days = 2 }}
+limits = {{ per_episode = "10.00", per_day = "50.00", total = "100.00", days = 2 }}
 
 [[scaled.steps]]
 daily_budget = "7.00"
 days = 2
-agent_campaigns = 6
+agent_campaigns = 4
 control_campaigns = 1
-limits = {{ per_episode = "14.00", per_day = "98.00", total = "196.00", days = 2 }}
+limits = {{ per_episode = "14.00", per_day = "70.00", total = "140.00", days = 2 }}
 """
 RUN = "tiny-1"
 ENTRANCE = (sys.executable, "-c", "from gaelp.cli.app import main; main()")

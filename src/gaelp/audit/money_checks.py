@@ -189,10 +189,10 @@ def platform_bill(record: Record, bill: Iterable[BillLine]) -> Check:
     total, spent = sum(billed.values()), sum(account.spent for account in held.values())
     if record.finished and total != spent:
         faults.append(f"the platform bills {total} micros in all, the ledger holds {spent}")
-    for line in record.of("journey_ended")[-1:]:
-        if line.whole("platform_bill_micros") != total:
+    for ended in record.of("journey_ended")[-1:]:
+        if ended.whole("platform_bill_micros") != total:
             faults.append(
-                f"{line.where} notes a bill of {line.whole('platform_bill_micros')} micros, the platform bills {total}"
+                f"{ended.where} notes a bill of {ended.whole('platform_bill_micros')} micros, the platform bills {total}"
             )
     said = (
         f"the platform bills {total} micros for {len(billed)} campaign-days under {record.prefix}, the "

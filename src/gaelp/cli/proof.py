@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gaelp.core.errors import GaelpError, PhaseFailed
 from gaelp.orchestration.run import Run, compile_cache, existing_run
+
+if TYPE_CHECKING:
+    from gaelp.platforms.platform import BillLine
+    from gaelp.platforms.sandbox.process import SandboxProcess
 
 
 class NotProved(GaelpError):
@@ -52,10 +56,17 @@ def show_validation(home: Path, run_name: str | None, *, negative_controls: bool
     from gaelp.audit.validate import validate_run
 
     run = existing_run(home, run_name)
-    platform, process = run.open_platform()
-    validation = validate_run(run.store, run.run_id, run.artifacts, lambda: platform.bill(run.prefix))
+    started: list[SandboxProcess] = []
+
+    def bill() -> tuple[BillLine, ...]:
+        platform, process = run.open_platform()
+        started.append(process)
+        return platform.bill(run.prefix)
+
+    validation = validate_run(run.store, run.run_id, run.artifacts, bill)
     if run.found("journey_ended"):
-        process.stop()
+        for process in started:
+            process.stop()
     told: dict[str, Any] = validation.payload()
     if negative_controls:
         told["controls"] = [result.payload() for result in _controls(run)]

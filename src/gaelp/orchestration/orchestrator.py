@@ -118,10 +118,9 @@ class TrainingOrchestrator:
             self._commit(events, phase, checkpoint=True)
             done = upto
             self.run.progress.advance("simulation", done, calls, f"{done} training calls")
-        learning = await self._judge(phase, Depth.FULL)
-        gate = simulation_gate(learning.verdict)
-        self._promote(phase, learning, Verdict(PASS, "certification", "nothing to certify before history."))
-        return gate
+        return simulation_gate(
+            await self._decide(phase, Verdict(PASS, "certification", "nothing to certify before history."))
+        )
 
     async def historical(self, phase: Phase) -> Verdict:
         """Train once on the logged training days, anchored to the actor; judge on the certification days."""
@@ -141,8 +140,7 @@ class TrainingOrchestrator:
             self._commit(events, phase, checkpoint=True)
             self.run.progress.advance("historical", call + 1, calls, "")
         certification = self._certify()
-        learning = await self._judge(phase, Depth.FULL)
-        self._promote(phase, learning, certification)
+        await self._decide(phase, certification)
         return certification
 
     async def real_testing(self, phase: Phase) -> Verdict:
@@ -180,22 +178,25 @@ class TrainingOrchestrator:
                 if gate.ruling is not PASS:
                     self.run.append("held", {"phase": phase.name, "step": step, "reason": gate.reason})
                     break
-            while (day := live.next_day(step)) is not None:
-                learning = await self._catch_up(phase, live, cadence, learning)
+            while live.tripped is None and (day := live.next_day(step)) is not None:
+                if live.between_windows(step):
+                    learning = await self._catch_up(phase, live, cadence, learning)
+                else:
+                    # The actor is frozen within a judging window: only bills and conversions are read.
+                    live.settle()
                 guard = live.play(step, day, Actor(self._exported_actor()), self.actor_hash)
                 self.run.progress.advance(
                     phase.name, live.days_played, live.days_planned, f"step {step + 1}, day {day}"
                 )
                 if guard.ruling is FAIL:
-                    live.wind_down()
-                    self.run.append("left_untrained", {"phase": phase.name, "episodes": live.untrained()})
-                    self._roll_back(phase, guard)
-                    return guard
+                    return self._give_up(phase, live, guard)
+            if live.tripped is not None:
+                return self._give_up(phase, live, live.tripped)
             learning = await self._catch_up(phase, live, cadence, learning)
         live.wind_down()
         learning = await self._catch_up(phase, live, cadence, learning, remainder=True)
         verdict = (await self._judge(phase, Depth.FULL)).verdict
-        if live.days_played:
+        if live.days_played and not self.run.found("arms_compared", phase=phase.name):
             self.run.append("arms_compared", {"phase": phase.name, **live.comparison()})
         ends = [live_gate(phase.name, live.agent_days, live.control_days), live.balance()]
         if verdict.ruling is FAIL:
@@ -220,7 +221,8 @@ class TrainingOrchestrator:
                 "window_judged",
                 {"phase": phase.name, "window": window, "verdict": gate.ruling.name, "reason": gate.reason},
             )
-        before = self._calls(phase)
+        if phase.name == SCALED and self._unjudged():
+            learning = await self._candidate(phase)
         while (batch := live.next_settled(phase.train_every, remainder=remainder)) is not None:
             real = batch.episodes
             simulated = self._practise(
@@ -235,18 +237,39 @@ class TrainingOrchestrator:
             self._commit(events, phase, checkpoint=True)
             if phase.name == SCALED:
                 learning = await self._candidate(phase)
-        if phase.name == REAL_TESTING and self._calls(phase) > before:
+        if phase.name == REAL_TESTING and self._unjudged():
             learning = await self._candidate(phase)
         return learning
 
+    def _give_up(self, phase: Phase, live: LivePhase, guard: Verdict) -> Verdict:
+        """After a guard's FAIL nothing trains: settle, list what is left, return to the last good weights."""
+        live.wind_down()
+        self.run.append("left_untrained", {"phase": phase.name, "episodes": live.untrained()})
+        self._roll_back(phase, guard)
+        return guard
+
+    def _unjudged(self) -> bool:
+        """Has the learner been trained since the newest judgement in the log?"""
+        judged = self.run.found("judged")
+        return not judged or int(self.engine.state.calls) > int(str(judged[-1]["call"]))
+
     async def _candidate(self, phase: Phase) -> Verdict:
         """Verify the candidate after training on live data, and let the promotion gate decide."""
-        verdict = await self._judge(phase, Depth.RETURN)
+        verdict, told = await self._verified(phase, Depth.RETURN)
+        events: list[tuple[str, dict[str, object]]] = [("judged", told)]
         if not verdict:
-            self.run.append(
-                "held", {"phase": phase.name, "step": -1, "reason": f"Agent not learning! {verdict.reason}"}
-            )
-        self._promote(phase, verdict, self._certification())
+            reason = f"Agent not learning! {verdict.reason}"
+            events.append(("held", {"phase": phase.name, "step": -1, "reason": reason}))
+        self._promote(phase, verdict.verdict, self._certification(), events)
+        return verdict.verdict
+
+    async def _decide(self, phase: Phase, certification: Verdict) -> Verdict:
+        """A phase's own judgement in full, and promotion by it; what the log holds of it is taken as it is."""
+        told = self.run.found("judged", phase=phase.name)
+        if told:
+            return _learning(told[-1])
+        verdict, payload = await self._verified(phase, Depth.FULL)
+        self._promote(phase, verdict.verdict, certification, [("judged", payload)])
         return verdict.verdict
 
     async def _may_step(self, phase: Phase, live: LivePhase, step: int, learning: Verdict | None) -> Verdict:
@@ -278,8 +301,7 @@ class TrainingOrchestrator:
         told = self.run.found("judged")
         if not told:
             return Verdict(WAIT, "verify_learning", "nothing has been judged yet.")
-        outcome = Outcome(str(told[-1]["verdict"]))
-        return LearningVerdict(outcome, str(told[-1]["reason"]), {}, {}).verdict
+        return _learning(told[-1])
 
     # ---- training, judging, promoting: once each
 
@@ -315,67 +337,84 @@ class TrainingOrchestrator:
         return [("trained", told)]
 
     async def _judge(self, phase: Phase, depth: Depth) -> LearningVerdict:
-        """Learning verification of the learner's weights in the judging worlds, with every policy's share."""
+        """Verify, and say so in the log."""
+        verdict, told = await self._verified(phase, depth)
+        self.run.append("judged", told)
+        return verdict
+
+    async def _verified(self, phase: Phase, depth: Depth) -> tuple[LearningVerdict, dict[str, object]]:
+        """Learning verification of the learner in the judging worlds, and its event with every policy's share."""
         self.run.progress.advance(f"{phase.name}: judging", 0, 1, "")
         verdict = await self.engine.verify_learning(depth)
         stacked = jax.tree.map(lambda x: x[None], self.engine.policy)
         now = self.judging.scores(stacked, self.judging.seeds)[0]
         reference = self.judging.raw("reference").mean()
         raw = now * np.maximum(self.judging.raw("pacer"), SCALE_FLOOR)
-        shares = {
-            "agent": float(raw.mean() / reference),
-            **{
-                name: float(self.judging.raw(name).mean() / reference)
-                for name in ("pacer", "retuned", "random")
-            },
+        shares = {"agent": float(raw.mean() / reference)}
+        shares |= {n: float(self.judging.raw(n).mean() / reference) for n in ("pacer", "retuned", "random")}
+        told: dict[str, object] = {
+            "phase": phase.name,
+            "depth": str(depth),
+            "call": int(self.engine.state.calls),
+            "actor_hash": self.engine.actor_hash(),
+            **verdict.payload(),
+            "shares": shares,
+            "worlds_lost": float((now < self.judging.reference("pacer", self.judging.seeds)).mean()),
+            "worlds": self.judging.worlds,
         }
-        losing = float((now < self.judging.reference("pacer", self.judging.seeds)).mean())
-        self.run.append(
-            "judged",
-            {
-                "phase": phase.name,
-                "depth": str(depth),
-                "call": int(self.engine.state.calls),
-                "actor_hash": self.engine.actor_hash(),
-                **verdict.payload(),
-                "shares": shares,
-                "worlds_lost": losing,
-                "worlds": self.judging.worlds,
-            },
-        )
         self.run.progress.advance(f"{phase.name}: judging", 1, 1, f"{verdict.outcome}")
-        return verdict
+        return verdict, told
 
-    def _promote(self, phase: Phase, judging: LearningVerdict, certification: Verdict) -> None:
-        """Make the learner the actor if the gate passes; if it fails, the learner goes back to the actor."""
-        gate = promotion_gate(judging.verdict, certification)
+    def _promote(
+        self,
+        phase: Phase,
+        judging: Verdict,
+        certification: Verdict,
+        events: list[tuple[str, dict[str, object]]],
+    ) -> None:
+        """Make the learner the actor if the gate passes. In a live phase a FAIL sends the learner back to the actor.
+
+        `events`, the judgement first, and what follows from it are one transaction: a crash leaves both or neither.
+        """
+        gate = promotion_gate(judging, certification)
         if gate.ruling is PASS:
             self.engine.mark_promoted(self.engine.policy)
             self._adopt()
             saved = self.run.save(self.engine.save_state(), {"what": "promoted"})
-            told = {
+            told: dict[str, object] = {
                 "phase": phase.name,
                 "actor_hash": self.actor_hash,
                 "checkpoint": saved,
                 "reason": gate.reason,
             }
-            with self.run.store.transaction(self.run.run_id) as tx:
-                tx.append("promoted", told)
-                tx.append(
-                    "checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)}
-                )
-            return
-        self.run.append(
-            "not_promoted", {"phase": phase.name, "verdict": gate.ruling.name, "reason": gate.reason}
-        )
-        if gate.ruling is FAIL and phase.live:
-            self._roll_back(phase, gate)
+            calls = int(self.engine.state.calls)
+            checkpoint: dict[str, object] = {"phase": phase.name, "checkpoint": saved, "calls": calls}
+            events = [*events, ("promoted", told), ("checkpoint", checkpoint)]
+        else:
+            refused: dict[str, object] = {
+                "phase": phase.name,
+                "verdict": gate.ruling.name,
+                "reason": gate.reason,
+            }
+            events = [*events, ("not_promoted", refused)]
+            if gate.ruling is FAIL and phase.live:
+                events += self._back_to_promoted(phase, gate)
+        with self.run.store.transaction(self.run.run_id) as tx:
+            for kind, payload in events:
+                tx.append(kind, payload)
 
     def _roll_back(self, phase: Phase, why: Verdict) -> None:
-        """The learner and the actor return to the last good weights: the newest promoted ones, read back and proved."""
+        """Return to the last good weights, and say so in the log."""
+        with self.run.store.transaction(self.run.run_id) as tx:
+            for kind, told in self._back_to_promoted(phase, why):
+                tx.append(kind, told)
+
+    def _back_to_promoted(self, phase: Phase, why: Verdict) -> list[tuple[str, dict[str, object]]]:
+        """The learner and the actor become the newest promoted weights, read back and proved; nothing before there
+        are any. Returns the events that tell of it."""
         promoted = self.run.found("promoted")
         if not promoted:
-            return
+            return []
         saved = promoted[-1]["checkpoint"]
         self.engine.load_state(self.run.load(saved).arrays)
         self._adopt()
@@ -383,12 +422,17 @@ class TrainingOrchestrator:
             raise BadInput(
                 f"rollback restored actor {self.actor_hash}, {promoted[-1]['actor_hash']} was promoted."
             )
-        with self.run.store.transaction(self.run.run_id) as tx:
-            tx.append(
-                "rolled_back",
-                {"phase": phase.name, "actor_hash": self.actor_hash, "rule": why.rule, "reason": why.reason},
-            )
-            tx.append("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": self._calls(phase)})
+        told: dict[str, object] = {
+            "phase": phase.name,
+            "actor_hash": self.actor_hash,
+            "rule": why.rule,
+            "reason": why.reason,
+        }
+        calls = int(self.engine.state.calls)
+        return [
+            ("rolled_back", told),
+            ("checkpoint", {"phase": phase.name, "checkpoint": saved, "calls": calls}),
+        ]
 
     # ---- parts
 
@@ -489,7 +533,7 @@ class TrainingOrchestrator:
 
     def _begin(self, phase: Phase) -> None:
         if not self.run.found("phase_began", name=phase.name):
-            told = {
+            told: dict[str, object] = {
                 "name": phase.name,
                 "train_every": phase.train_every,
                 "batch_size": phase.batch_size,
@@ -527,6 +571,11 @@ class TrainingOrchestrator:
                     "checkpoint",
                     {"phase": phase.name, "checkpoint": saved, "calls": int(self.engine.state.calls)},
                 )
+
+
+def _learning(judged: Mapping[str, object]) -> Verdict:
+    """The verdict of a judgement in the log."""
+    return LearningVerdict(Outcome(str(judged["verdict"])), str(judged["reason"]), {}, {}).verdict
 
 
 def _ruling(name: object) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gaelp.core.config import JourneyConfig
 from gaelp.core.episode import EpisodeBatch, Source, concatenate, select
-from gaelp.core.errors import MoneyError
+from gaelp.core.errors import MoneyError, StoreError
 from gaelp.core.verdict import FAIL, PASS, Verdict
 from gaelp.market.campaign import HIDDEN
 from gaelp.orchestration.account import SETTLE_DAYS, Prepared, played_days, record_day
@@ -138,6 +138,8 @@ class LivePhase:
         self._actors = {
             int(str(t["day"])): str(t["actor_hash"]) for t in run.found("day_played", phase=phase.name)
         }
+        trips = [t["tripped"] for t in run.found("day_played", phase=phase.name) if t["tripped"] is not None]
+        self.tripped: Verdict | None = _tripped(trips[0]) if trips else None
         self._settled: dict[int, EpisodeBatch] = {}
         for told in run.found("episodes_settled", phase=phase.name):
             self._settled[int(str(told["day"]))] = self._episodes(
@@ -180,6 +182,10 @@ class LivePhase:
         """The account day that this step plays next; None when its days are done. Days of a phase are consecutive."""
         played, needed = self.step_days(step)
         return None if played >= needed else self.first_day + self.days_played
+
+    def between_windows(self, step: int) -> bool:
+        """Does the day that `step` plays next begin a judging window?"""
+        return self.step_days(step)[0] % self.steps[step].window_days == 0
 
     # ---- shadow
 
@@ -268,6 +274,7 @@ class LivePhase:
         self._days.append(played)
         self._actors[day] = actor_hash
         if played.tripped is not None:
+            self.tripped = played.tripped
             return played.tripped
         return Verdict(PASS, "guards", f"day {day} was played within its guards.")
 
@@ -346,9 +353,8 @@ class LivePhase:
             day for window, days in enumerate(self._windows()) if window in self._judged for day in days
         ]
         ready = [
-            select(batch, np.flatnonzero([slot.arm == "agent" for slot in day.slots]))
+            select(self._settled[day.day], np.flatnonzero([slot.arm == "agent" for slot in day.slots]))
             for day in judged
-            if day.tripped is None and (batch := self._settled[day.day]) is not None
         ]
         if not ready:
             return None
@@ -481,3 +487,10 @@ class LivePhase:
             hidden_width=len(HIDDEN),
             settled_at=f"day {day + SETTLE_DAYS}",
         )
+
+
+def _tripped(told: object) -> Verdict:
+    """The guard's FAIL as a day's event holds it."""
+    if not isinstance(told, Mapping):
+        raise StoreError(f"a tripped guard is told as an object, found {told!r}.")
+    return Verdict(FAIL, str(told["rule"]), str(told["reason"]))

@@ -1,0 +1,308 @@
+"""The canonical history: written and read back unchanged, held against its contract, and used off-policy only where it fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gaelp.bidding.act import move_mask
+from gaelp.core.episode import SOURCES, EpisodeBatch, Source
+from gaelp.core.errors import BadInput
+from gaelp.core.schema import default_schema
+from gaelp.logs.canonical import DECISIONS, HOURS, History, cube, export_history, import_history
+from gaelp.orchestration.gather import hours_of, logged_episodes
+
+SCHEMA = default_schema()
+ITEMS, DAYS, TICKS, T = 2, 3, 48, 6
+FIRST = 10
+"""The history's first day."""
+PACER = "0123456789abcdef"
+
+
+def whole(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1).astype(np.int64)
+
+
+def tables() -> History:
+    """Two line items over days 10 to 12; numbers that tell where they stand: clicks = 100 item + 10 day + 1 from tick 24."""
+    item, day, tick = np.meshgrid(np.arange(ITEMS), FIRST + np.arange(DAYS), np.arange(TICKS), indexing="ij")
+    clicks = 100 * item + 10 * (day - FIRST) + (tick >= 24)
+    hours = pl.DataFrame(
+        {
+            "campaign": [f"acct/m{i}" for i in item.reshape(-1)], "item": whole(item), "day": whole(day),
+            "weekday": whole(day % 7), "tick": whole(tick), "bid_micros": np.full(item.size, 40_000),
+            "move": np.where(tick < 24, 0.0, -0.35).reshape(-1), "eligible": np.full(item.size, 500),
+            "impressions": whole(clicks * 2), "clicks": whole(clicks), "cost_micros": whole(clicks * 30_001),
+            "conversions": whole(clicks // 10), "arrived": whole(clicks // 20),
+            "target_cpa_micros": whole(200_000 + 100_000 * item), "budget_micros": np.full(item.size, 5_000_000),
+        }
+    )  # fmt: skip
+    item, day, decision = np.meshgrid(
+        np.arange(ITEMS), FIRST + np.arange(DAYS), np.arange(T + 1), indexing="ij"
+    )
+    n = item.size
+    lasting = decision == T
+    moves = np.where(lasting, 0, np.where(decision < 3, SCHEMA.zero_move, 12))
+    seen = np.arange(n, dtype=np.float32)[:, None] + np.arange(256, dtype=np.float32) / 256
+    decisions = pl.DataFrame(
+        {
+            "campaign": [f"acct/m{i}" for i in item.reshape(-1)], "item": whole(item), "day": whole(day),
+            "decision": whole(decision), "move": whole(moves),
+            "pace": np.where(lasting | (decision < 3), 0.0, -0.35).reshape(-1),
+            "log_prob": np.where(lasting, 0.0, np.log(np.where(decision < 3, 0.65, 0.05))).reshape(-1),
+            "scale": np.full(n, 50.0), "pacer_hash": [PACER] * n, "schema_hash": [SCHEMA.hash] * n,
+            "observation": pl.Series(seen).arr.to_list(),
+        }
+    )  # fmt: skip
+    return History(hours, decisions)
+
+
+@pytest.fixture
+def history() -> History:
+    return tables()
+
+
+@pytest.fixture
+def folder(tmp_path, history) -> Path:
+    export_history(history, tmp_path / "history")
+    return tmp_path / "history"
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BadInput) as refused:
+        import_history(folder)
+    return str(refused.value)
+
+
+# ---- there and back
+
+
+def test_what_is_exported_is_imported_unchanged(folder, history):
+    back = import_history(folder)
+    assert back.hours.equals(history.hours)
+    assert back.decisions.equals(history.decisions)
+    assert back.hours.schema == history.hours.schema
+
+
+def test_the_hours_are_plain_text_with_a_header_that_anybody_can_make(folder):
+    head = (folder / "hours.csv").read_text(encoding="utf-8").splitlines()[:2]
+    assert head == [",".join(HOURS.columns), "acct/m0,0,10,3,0,40000,0.0,500,0,0,0,0,0,200000,5000000"]
+
+
+def test_columns_are_found_again_by_item_day_and_tick_in_whatever_order_the_rows_stand(folder, history):
+    shuffled = history.hours.sample(fraction=1.0, shuffle=True, seed=1)
+    shuffled.write_csv(folder / "hours.csv")
+    clicks = cube(import_history(folder).hours, "clicks", np.array([10, 12]), "tick", TICKS)
+    assert clicks.shape == (ITEMS, 2, TICKS)
+    assert clicks[1, 1, 23:25].tolist() == [120, 121]
+
+
+def test_calibration_arrays_are_in_currency_units(history):
+    told = hours_of(history, np.array([10, 11, 12]))
+    assert told.log_bid == pytest.approx(np.log(0.04))
+    # Item 1, day 11, evening: 111 clicks of 30,001 micros.
+    assert told.cost[1, 1, 30] == pytest.approx(111 * 0.030001)
+    assert told.target_cpa.tolist() == [0.2, 0.3]
+    assert told.weekday.tolist() == [3, 4, 5]
+
+
+# ---- the contract
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("cost_micros", -1),
+        ("clicks", -3),
+        ("bid_micros", 0),
+        ("tick", 48),
+        ("weekday", 7),
+        ("day", -1),
+        ("target_cpa_micros", 0),
+        ("budget_micros", 0),
+        ("conversions", -1),
+        ("move", float("nan")),
+        ("move", float("inf")),
+        ("campaign", None),
+        ("clicks", None),
+    ],
+)
+def test_an_impossible_hour_is_refused_by_file_and_column(folder, history, column, value):
+    values = history.hours[column].to_list()
+    values[77] = value
+    history.hours.with_columns(pl.Series(column, values, history.hours[column].dtype)).write_csv(
+        folder / "hours.csv"
+    )
+    sentence = refusal(folder)
+    assert str(folder / "hours.csv") in sentence
+    assert column in sentence
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("log_prob", 0.1),
+        ("log_prob", float("nan")),
+        ("log_prob", float("-inf")),
+        ("scale", -1.0),
+        ("scale", float("nan")),
+        ("pace", float("nan")),
+        ("move", -1),
+        ("decision", -1),
+        ("pacer_hash", None),
+    ],
+)
+def test_an_impossible_decision_is_refused_by_file_and_column(folder, history, column, value):
+    values = history.decisions[column].to_list()
+    values[8] = value
+    changed = history.decisions.with_columns(pl.Series(column, values, history.decisions[column].dtype))
+    changed.write_parquet(folder / "decisions.parquet")
+    sentence = refusal(folder)
+    assert str(folder / "decisions.parquet") in sentence
+    assert column in sentence
+
+
+@pytest.mark.parametrize("column", list(HOURS.columns))
+def test_a_missing_column_of_the_hours_is_refused_by_name(folder, history, column):
+    history.hours.drop(column).write_csv(folder / "hours.csv")
+    sentence = refusal(folder)
+    assert "hours.csv" in sentence
+    assert column in sentence
+
+
+@pytest.mark.parametrize("column", list(DECISIONS.columns))
+def test_a_missing_column_of_the_decisions_is_refused_by_name(folder, history, column):
+    history.decisions.drop(column).write_parquet(folder / "decisions.parquet")
+    sentence = refusal(folder)
+    assert "decisions.parquet" in sentence
+    assert column in sentence
+
+
+def test_a_column_that_nobody_asked_for_is_refused(folder, history):
+    history.hours.with_columns(pl.lit(1).alias("note")).write_csv(folder / "hours.csv")
+    assert "note" in refusal(folder)
+
+
+def test_a_row_that_stands_twice_is_refused(folder, history):
+    pl.concat([history.hours, history.hours[5:6]]).write_csv(folder / "hours.csv")
+    sentence = refusal(folder)
+    assert "hours.csv" in sentence
+    assert "('item', 'day', 'tick')" in sentence
+
+
+def test_a_word_where_a_number_belongs_is_refused(folder):
+    path = folder / "hours.csv"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("acct/m0,0,10,3,5,40000", "acct/m0,0,10,3,5,many"),
+        encoding="utf-8",
+    )
+    assert "not a readable history" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["hours.csv", "decisions.parquet"])
+def test_a_missing_file_is_refused_by_name(folder, name):
+    (folder / name).unlink()
+    assert f"no {name} in {folder}" in refusal(folder)
+
+
+def test_a_file_that_is_no_table_is_refused(folder):
+    (folder / "decisions.parquet").write_bytes(b"not a table")
+    assert "not a readable history" in refusal(folder)
+
+
+def test_nothing_is_exported_that_breaks_the_contract(tmp_path, history):
+    broken = replace(
+        history, hours=history.hours.with_columns(pl.lit(-1).cast(pl.Int64).alias("cost_micros"))
+    )
+    with pytest.raises(BadInput, match="cost_micros"):
+        export_history(broken, tmp_path / "history")
+    assert not (tmp_path / "history" / "hours.csv").exists()
+
+
+def test_a_hole_in_the_history_is_told_when_its_days_are_asked_for(history):
+    holed = history.hours.filter(~((pl.col("item") == 1) & (pl.col("day") == 11) & (pl.col("tick") == 20)))
+    with pytest.raises(BadInput, match="the history has holes: 287 rows of 'clicks', 288 expected"):
+        cube(holed, "clicks", np.array([10, 11, 12]), "tick", TICKS)
+    assert cube(holed, "clicks", np.array([10, 12]), "tick", TICKS).shape == (2, 2, 48)
+    with pytest.raises(BadInput, match="the history has holes"):
+        cube(history.hours, "clicks", np.array([10, 13]), "tick", TICKS)
+
+
+# ---- off-policy use
+
+
+def episodes(history: History, pacer: str = PACER) -> EpisodeBatch:
+    return logged_episodes(
+        history, np.array([10, 12]), schema=SCHEMA, mask=move_mask(SCHEMA, line_items=1), pacer_hash=pacer,
+        behaviour_hash="incumbent", seed=7, hidden_width=0,
+    )  # fmt: skip
+
+
+def test_logged_days_become_episodes_in_order_of_day_and_item(history):
+    batch = episodes(history)
+    batch.check(observation_size=256, action_size=64)
+    assert [(told.day, told.source) for told in batch.provenance] == [
+        (d, Source.LOGGED) for d in (10, 10, 12, 12)
+    ]
+    assert (batch.sources == SOURCES.index(Source.LOGGED)).all()
+    assert {told.pacer_hash for told in batch.provenance} == {PACER}
+    assert batch.action[0].tolist() == [36, 36, 36, 12, 12, 12]
+    assert batch.log_prob[3] == pytest.approx(np.log([0.65, 0.65, 0.65, 0.05, 0.05, 0.05]))
+    # The decision rows run by item, then day, then decision: item 1, day 12 begins with row (1 x 3 + 2) x 7 = 35.
+    assert batch.observation[3, :, 0].tolist() == [35, 36, 37, 38, 39, 40, 41]
+
+
+def test_a_logged_days_rewards_add_up_to_its_score(history):
+    batch = episodes(history)
+    # Item 1, day 12: 24 half hours of 120 clicks and 24 of 121, 12 conversions each half hour: 576 in all.
+    clicks = 24 * 120 + 24 * 121
+    spend = clicks * 0.030001
+    score = 576 * min(1.0, (0.3 * 576 / spend) ** 2)
+    assert (batch.spend[3], batch.conversions[3]) == (pytest.approx(spend), 576)
+    assert batch.score[3] == pytest.approx(score)
+    # As a share of the pacer's projection of 50.
+    assert batch.reward[3].sum() == pytest.approx(score / 50)
+
+
+def test_a_log_made_around_another_pacer_is_refused(history):
+    with pytest.raises(
+        BadInput, match=f"recorded with pacer_hash {PACER}, the run's is ffff: off-policy use refused"
+    ):
+        episodes(history, pacer="ffff")
+
+
+def test_a_log_of_two_pacers_is_refused_even_when_one_is_the_runs(history):
+    mixed = history.decisions.with_columns(
+        pl.when((pl.col("day") == 12) & (pl.col("decision") == 3))
+        .then(pl.lit("ffff"))
+        .otherwise("pacer_hash")
+        .alias("pacer_hash")
+    )
+    with pytest.raises(BadInput, match=f"recorded with pacer_hash {PACER}, ffff"):
+        episodes(replace(history, decisions=mixed))
+
+
+def test_a_log_under_another_schema_is_refused(history):
+    other = default_schema(profile="wide").hash
+    with pytest.raises(BadInput, match=f"recorded with schema_hash {other}, the run's is {SCHEMA.hash}"):
+        episodes(
+            replace(history, decisions=history.decisions.with_columns(pl.lit(other).alias("schema_hash")))
+        )
+
+
+def test_days_that_the_log_does_not_hold_are_refused(history):
+    with pytest.raises(BadInput):
+        logged_episodes(
+            history, np.array([40]), schema=SCHEMA, mask=move_mask(SCHEMA, line_items=1), pacer_hash=PACER,
+            behaviour_hash="incumbent", seed=7, hidden_width=0,
+        )  # fmt: skip
+
+
+def test_an_observation_of_another_width_is_refused(folder, history):
+    short = history.decisions.with_columns(pl.col("observation").list.head(255))
+    with pytest.raises(BadInput, match="observation"):
+        episodes(replace(history, decisions=short))
