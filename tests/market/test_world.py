@@ -216,7 +216,7 @@ def test_users_who_tire_convert_less_late_in_the_day_by_what_the_fatigue_says():
 def test_conversions_arrive_late_and_in_the_end_as_many_as_are_due():
     # Over 64 worlds the arrivals of the day are the expected conversions less what is pending at midnight, within
     # 4 standard deviations of a Poisson number.
-    world = worlds(budget_low=1e6, budget_high=1e6, fatigue=0.0, **{**CERTAIN})
+    world = worlds(budget_low=1e6, budget_high=1e6, fatigue=0.0, **CERTAIN)
     _, _, expected, _, arrived = play_day(world, jnp.full(64, -2.5, jnp.float32))
     expected = np.asarray(expected, np.float64)
     pending = np.zeros(64)

@@ -39,7 +39,7 @@ def posterior(**changes: float | NDArray[np.float64]) -> Posterior:
     return Posterior(**{**hourly, **told})
 
 
-CERTAIN = {name: 0.0 for name in ("price_mean_se", "price_sd_se", "conversion_rate_se", "fatigue_se")}
+CERTAIN = dict.fromkeys(("price_mean_se", "price_sd_se", "conversion_rate_se", "fatigue_se"), 0.0)
 """A posterior without doubt: every world has the planted parameters."""
 
 

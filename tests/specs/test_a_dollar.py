@@ -209,7 +209,7 @@ class Desk:
     def grant(self, micros: int) -> None:
         give(self.run, micros)
 
-    def play(self):  # noqa: ANN201
+    def play(self):
         """The first day of the first step, by an agent that always leaves the pacer alone."""
         still = np.zeros(64)
         still[self.run.schema.zero_move] = 1.0

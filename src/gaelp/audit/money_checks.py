@@ -192,7 +192,8 @@ def platform_bill(record: Record, bill: Iterable[BillLine]) -> Check:
     for ended in record.of("journey_ended")[-1:]:
         if ended.whole("platform_bill_micros") != total:
             faults.append(
-                f"{ended.where} notes a bill of {ended.whole('platform_bill_micros')} micros, the platform bills {total}"
+                f"{ended.where} notes a bill of {ended.whole('platform_bill_micros')} micros, "
+                f"the platform bills {total}"
             )
     said = (
         f"the platform bills {total} micros for {len(billed)} campaign-days under {record.prefix}, the "
