@@ -80,6 +80,3 @@ def waiting(finished: Finished, tmp_path: Path) -> Iterator[Home]:
     assert home.rows("reserved") == []
     yield home
     home.stop_sandbox()
-
-
-__all__ = ["RUN", "Finished"]

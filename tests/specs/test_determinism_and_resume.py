@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from tests.specs.conftest import Finished
-from tests.specs.journey import CALLS, RUN, Home, Row, grant_what_is_wanted, wanted
+from tests.specs.journey import CALLS, RUN, Home, Row, grant_what_is_wanted
 
 from gaelp.learn.runtime import enable_compilation_cache
 from gaelp.orchestration.orchestrator import TrainingOrchestrator
@@ -258,6 +258,3 @@ def test_dying_right_after_the_last_shadow_day_leaves_no_campaign_of_the_owner_r
     platform.enable(owner)
     travel_until(waiting, "day_played", len(waiting.rows("day_played")) + 1)
     assert {platform.campaigns(name)[0].status for name in owner} == {"PAUSED"}
-
-
-__all__ = ["wanted"]

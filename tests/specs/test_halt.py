@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pytest
 from tests.specs.conftest import Finished
 from tests.specs.journey import RUN, Home, Row, grant_what_is_wanted
 from tests.specs.test_a_dollar import FULL, bounds, opened
 
-from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.orchestration.account import Prepared, prepare
 from gaelp.orchestration.halt import halt
-from gaelp.orchestration.live import FixedChances, LiveMarket, Stopped
+from gaelp.orchestration.live import LiveMarket, Stopped
 from gaelp.orchestration.run import existing_run
 from gaelp.platforms.platform import CampaignSpec
 from gaelp.platforms.sandbox.client import SandboxPlatform
@@ -58,8 +56,8 @@ def test_halt_from_another_process_stops_a_live_day_and_lifting_it_ends_the_same
     under_way, finished: Finished
 ) -> None:
     home: Home = under_way.home
-    told = home.ask("halt", RUN, "--reason", "spend looks wrong", "--json")
-    assert told.code == 0, told.err
+    # This test is another process; the command takes a second to start, in which the sandbox plays two days.
+    halt(existing_run(home.path, RUN), "spend looks wrong")
 
     # By itself: each campaign of the run reads back as paused, and the latch is down.
     assert set(home.campaigns(LIVE).values()) == {"PAUSED"}
@@ -74,7 +72,8 @@ def test_halt_from_another_process_stops_a_live_day_and_lifting_it_ends_the_same
     # Nothing was raised afterwards: no campaign runs, none was added, and no half hour of theirs is served.
     assert set(home.campaigns(LIVE).values()) == {"PAUSED"}
     assert home.rows("phase_ended", name="real_testing") == []
-    assert len(home.rows("day_played", phase="real_testing")) == 1
+    halted_at = home.rows("halted")[0].seq
+    assert [r.kind for r in home.rows("reserved", "day_played") if r.seq > halted_at] == []
     before = (len(home.campaigns(LIVE)), played(home))
 
     status = home.ask("status", RUN, "--json")
@@ -108,14 +107,16 @@ def live_days(home: Home) -> list[Row]:
 def test_halt_works_when_the_orchestrator_is_dead(under_way) -> None:
     home: Home = under_way.home
     under_way.kill()
-    assert "ENABLED" in home.campaigns(LIVE).values()
+    running = {name for name, status in home.campaigns(LIVE).items() if status == "ENABLED"}
+    assert len(running) >= 5
     told = home.ask("halt", RUN, "--json")
     assert told.code == 0, told.err
-    assert len(told.last["paused"]) == 5
+    assert set(told.last["paused"]) == running
     assert set(home.campaigns(LIVE).values()) == {"PAUSED"}
     assert (home.directory / "HALTED").exists()
 
 
+@pytest.mark.slow
 def test_halt_works_when_the_platform_must_be_found_again_first(under_way) -> None:
     home: Home = under_way.home
     under_way.kill()
@@ -200,6 +201,3 @@ def test_after_a_halt_within_a_day_not_one_more_half_hour_is_played(
     # What was set aside stays set aside until the bill is final.
     assert waiting.rows("posted", "released") == []
     assert len(waiting.rows("reserved")) == 5
-
-
-__all__ = ["TICKS_PER_DAY", "FixedChances", "np"]

@@ -138,7 +138,9 @@ def start_day(landscape: Landscape, terms: Terms, xp: ModuleType) -> DayState:
 
 def score(conversions: Array, spend: Array, target_cpa: Array, xp: ModuleType) -> Array:
     """The objective: conversions x min(1, (C / CPA)^2), with CPA = spend / conversions; 0 conversions score 0."""
-    excess = spend / xp.maximum(target_cpa * conversions, 1e-12)
+    # Without a target, C is infinite, and infinity times no conversions must not become NaN.
+    allowed = xp.where(conversions > 0, target_cpa, 0.0) * xp.where(conversions > 0, conversions, 1.0)
+    excess = spend / xp.maximum(allowed, 1e-12)
     return conversions / xp.maximum(excess, 1.0) ** 2
 
 
@@ -233,7 +235,9 @@ def solve(
     spend = state.spent[..., None] + cost_left * share
     target = (terms.target_cpa * xp.exp(params.margin))[..., None]
     projected = score(conversions, spend, target, xp)
-    best = xp.argmax(projected, axis=-1)
+    # The first of the largest by two plain reductions, for XLA vectorises no argmax. With none (NaN) the lowest bid.
+    top = projected == xp.max(projected, axis=-1, keepdims=True)
+    best = xp.min(xp.where(top, xp.arange(z.shape[0]), z.shape[0]), axis=-1) % z.shape[0]
     inner = xp.clip(best, 1, z.shape[0] - 2)
     low, mid, high = (xp.take_along_axis(projected, (inner + d)[..., None], -1)[..., 0] for d in (-1, 0, 1))
     bend = low - 2.0 * mid + high

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ SampleMove = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, j
 ModeMove = Callable[[Any, jax.Array, jax.Array], jax.Array]
 """(policy, observation[B,O], mask[B,A]) -> move[B]."""
 
+Tree = TypeVar("Tree")
+
 CHUNK = 32
 """Training worlds that are played together."""
 SCALE_FLOOR = 2.0
@@ -63,7 +66,7 @@ class Certified:
     landscape: Landscape
     params: PacerParams
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return pacer_hash(self.landscape, self.params)
 
@@ -76,12 +79,21 @@ def float32(tree: Any) -> Any:
     )
 
 
+def _first(tree: Tree, n: int) -> Tree:
+    """The first n campaign-days of a pytree of [B,...] arrays."""
+    return jax.tree.map(lambda x: x[:n], tree)
+
+
 def _decide_and_play(
     world: World, choose: Callable[..., tuple[jax.Array, jax.Array]], landscape: Landscape, params: PacerParams,
-    schema: Schema, bank: jax.Array, key: jax.Array,
+    schema: Schema, bank: jax.Array, key: jax.Array, agents: int,
 ) -> tuple[Steps, jax.Array, jax.Array, Truth, DayState]:  # fmt: skip
-    """A day of B worlds; `choose(observation, key)` gives (move, log_prob) at each decision."""
+    """A day of B worlds; `choose(observation, key)` gives (move, log_prob) at each decision.
+
+    agents: only the first so many worlds are observed; the steps hold no observation and no truth of the others.
+    """
     terms, ticks = world.terms, schema.ticks_per_decision
+    seen_world = _first(world, agents)
 
     def tick(
         carry: tuple[Truth, DayState, jax.Array], t: jax.Array
@@ -92,13 +104,17 @@ def _decide_and_play(
         return (truth, after_report(state, report, landscape, terms, params, jnp), pace), None
 
     def look(state: DayState) -> jax.Array:
+        mine, terms = _first(state, agents), seen_world.terms
         return observe(
-            state, solve(state, landscape, terms, params, jnp), landscape, terms, params, schema, jnp
+            mine, solve(mine, landscape, terms, params, jnp), landscape, terms, params, schema, jnp
         )
+
+    def unseen_truth(truth: Truth, t: jax.Array) -> jax.Array:
+        return hidden(seen_world, _first(truth, agents), landscape, t)
 
     def decision(carry: tuple[Truth, DayState], k: jax.Array) -> tuple[tuple[Truth, DayState], Steps]:
         truth, state = carry
-        seen, unseen = look(state), hidden(world, truth, landscape, k * ticks)
+        seen, unseen = look(state), unseen_truth(truth, k * ticks)
         move, log_prob = choose(seen, jax.random.fold_in(key, k))
         pace = pace_of(move, schema, jnp)
         state = mark_decision(state, pace, jnp)
@@ -108,7 +124,7 @@ def _decide_and_play(
     start = (start_truth(world), start_day(landscape, terms, jnp))
     (truth, state), steps = jax.lax.scan(decision, start, jnp.arange(schema.decisions_per_day))
     clamped = state._replace(tick=jnp.minimum(state.tick, 47))
-    return steps, look(clamped), hidden(world, truth, landscape, jnp.int32(48)), truth, state
+    return steps, look(clamped), unseen_truth(truth, jnp.int32(48)), truth, state
 
 
 class CampaignMarket:
@@ -145,26 +161,27 @@ class CampaignMarket:
         return jnp.broadcast_to(self._mask, (n, self._mask.shape[0]))
 
     def _paired_days(self, policy: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
-                     seeds: jax.Array, key: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
+                     seeds: jax.Array, key: jax.Array, chunk: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
         worlds = worlds_of(posterior, seeds)
         n = seeds.shape[0]
         both = jax.tree.map(lambda x: jnp.concatenate([x, x]), worlds)
         masks = self._masks(n)
+        key = jax.random.fold_in(key, chunk)
 
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            move, log_prob = self._sample(policy, seen[:n], masks, key)
+            move, log_prob = self._sample(policy, seen, masks, key)
             still = jnp.full((n,), self.schema.zero_move, move.dtype)
             return jnp.concatenate([move, still]), jnp.concatenate([log_prob, jnp.zeros_like(log_prob)])
 
         steps, last, last_hidden, truth, state = _decide_and_play(
-            both, choose, landscape, params, self.schema, self._bank, key
+            both, choose, landscape, params, self.schema, self._bank, key, n
         )
         scale = jnp.maximum(steps.score[-1, n:], SCALE_FLOOR)
         gain = (steps.score[:, :n] - steps.score[:, n:]) / scale
         reward = jnp.diff(gain, axis=0, prepend=jnp.zeros((1, n)))
 
         def whole(x: jax.Array, final: jax.Array) -> jax.Array:
-            return jnp.swapaxes(jnp.concatenate([x[:, :n], final[None, :n]]), 0, 1)
+            return jnp.swapaxes(jnp.concatenate([x, final[None]]), 0, 1)
 
         return {
             "observation": whole(steps.observation, last), "hidden": whole(steps.hidden, last_hidden),
@@ -183,7 +200,7 @@ class CampaignMarket:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
         _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0)
+            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0), seeds.shape[0]
         )
         return {
             "score": day_score(truth, state, worlds),
@@ -201,7 +218,7 @@ class CampaignMarket:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
         _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(1)
+            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(1), seeds.shape[0]
         )
         return day_score(truth, state, worlds)
 
@@ -228,8 +245,9 @@ class CampaignMarket:
                 self.posterior,
                 self._landscape,
                 self._params,
-                jnp.asarray(part),
-                jax.random.fold_in(key, k),
+                part,
+                key,
+                k,
             )
             for k, part in enumerate(whole.reshape(-1, CHUNK))
         ]

@@ -150,14 +150,14 @@ def poisson_quantile(uniform: jax.Array, mean: jax.Array) -> jax.Array:
 
     Monotone in both, so common random numbers keep two policies in one world comparable.
     """
-    k = jnp.arange(1, 33, dtype=mean.dtype)
     small = jnp.minimum(mean, 12.0)
-    first = jnp.exp(-small)
-    terms = first[..., None] * jnp.cumprod(small[..., None] / k, axis=-1)
-    cdf = first[..., None] + jnp.concatenate(
-        [jnp.zeros_like(first)[..., None], jnp.cumsum(terms, axis=-1)], axis=-1
-    )
-    exact = (uniform[..., None] > cdf).sum(-1).astype(mean.dtype)
+    term = cdf = jnp.exp(-small)
+    exact = jnp.zeros_like(mean)
+    # Unrolled: one kernel for the whole sum, where a cumulative product and sum are a dozen each.
+    for k in range(1, 34):
+        exact = exact + (uniform > cdf)
+        term = term * (small / k)
+        cdf = cdf + term
     normal = jnp.round(mean + jnp.sqrt(mean) * jax.scipy.special.ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6)))
     return jnp.where(mean < 12.0, exact, jnp.maximum(normal, 0.0))
 
