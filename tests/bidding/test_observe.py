@@ -24,15 +24,10 @@ CONSTANT = {"weight"}
 """One line item per campaign carries all of its weight."""
 
 
-def watch_days(
-    known, day, truth: Truth, seed: int, schema: Schema = SCHEMA, money: float = 1.0
-) -> np.ndarray:
-    """Observations [T+1,B,O] of a day with randomised moves, at its T decisions and after the last half hour.
-
-    `money` scales what a currency unit is worth, in the reports too.
-    """
+def watch_days(known, day, truth: Truth, seed: int, schema: Schema = SCHEMA) -> np.ndarray:
+    """Observations [T+1,B,O] of a day with randomised moves, at its T decisions and after the last half hour."""
     rng = np.random.default_rng(seed)
-    seen, kept = [], {"pace": np.zeros(len(day.item)), "state": None}
+    seen, kept = [], {"pace": np.zeros(len(day.item))}
     history: dict[str, np.ndarray] = {}
 
     def bidder(state):

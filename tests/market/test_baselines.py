@@ -53,7 +53,9 @@ def test_the_same_seed_tunes_the_same_pacer_and_another_seed_another(tuned):
     assert other.certified.hash != tuned.certified.hash
 
 
-def test_on_its_own_worlds_the_tuned_pacer_is_the_best_of_the_last_round_and_no_worse_than_the_defaults(tuned):
+def test_on_its_own_worlds_the_tuned_pacer_is_the_best_of_the_last_round_and_no_worse_than_the_defaults(
+    tuned,
+):
     winner, defaults = mean_scores(tuned.certified.params, DEFAULT_PARAMS, last_worlds(1))
     assert winner == pytest.approx(tuned.rounds[-1], rel=1e-5), "these are the worlds it was tuned on"
     assert winner >= defaults

@@ -23,7 +23,15 @@ from gaelp.platforms.sandbox.client import SandboxPlatform
 from gaelp.safety.gates import may_continue
 
 KEYS = {"run", "seconds", "weights_hash", "sandbox_db", "phases", "money", "learning"}
-PHASE_KEYS = {"name", "episodes", "train_calls", "min_weight_change", "mean_weight_change", "verdict", "reason"}
+PHASE_KEYS = {
+    "name",
+    "episodes",
+    "train_calls",
+    "min_weight_change",
+    "mean_weight_change",
+    "verdict",
+    "reason",
+}
 MONEY_KEYS = {"granted_micros", "reserved_micros", "spent_micros", "platform_bill_micros", "overspend_micros"}
 
 
@@ -42,7 +50,15 @@ def still(shared: Path, cache: Path, config: Path) -> Iterator[tuple[Home, Any]]
     """A journey with learning rate 0, as far as it goes."""
     home = Home(shared / "still", cache)
     answer = home.start(
-        "run", str(config), "--json", "--set", "learning_rate=0", "--set", "simulation.episodes=76", "--set", "judging_worlds=64"
+        "run",
+        str(config),
+        "--json",
+        "--set",
+        "learning_rate=0",
+        "--set",
+        "simulation.episodes=76",
+        "--set",
+        "judging_worlds=64",
     ).end()
     yield home, answer
     home.stop_sandbox()
@@ -81,7 +97,9 @@ def test_resuming_after_a_fail_plays_nothing_and_fails_again(still: tuple[Home, 
     assert [r.kind for r in home.rows()[len(before) :]] == ["journey_ended"]
 
 
-@pytest.mark.parametrize(("algorithm", "why"), [("dqn", "is not built yet"), ("sac", "is not built yet"), ("a3c", "is unknown")])
+@pytest.mark.parametrize(
+    ("algorithm", "why"), [("dqn", "is not built yet"), ("sac", "is not built yet"), ("a3c", "is unknown")]
+)
 def test_another_algorithm_is_refused_by_name(
     algorithm: str, why: str, homes: Callable[[str], Home], config: Path
 ) -> None:
@@ -162,7 +180,9 @@ def test_a_tripped_guard_pauses_rolls_back_to_the_last_good_weights_and_ends_in_
     # Paused at the first decision after something was spent, and not one half hour served after it.
     (day,) = waiting.rows("day_played", phase="real_testing")
     assert day.told["tripped"]["rule"] == "spend_velocity"
-    served = waiting.sandbox("SELECT MAX(p.tick) FROM plays p JOIN campaigns c ON c.created_index = p.campaign WHERE c.name LIKE 'gaelp/%' AND p.served")
+    served = waiting.sandbox(
+        "SELECT MAX(p.tick) FROM plays p JOIN campaigns c ON c.created_index = p.campaign WHERE c.name LIKE 'gaelp/%' AND p.served"
+    )
     assert served == [(7,)]
     assert set(waiting.campaigns("gaelp/").values()) == {"PAUSED"}
 
@@ -173,7 +193,9 @@ def test_a_tripped_guard_pauses_rolls_back_to_the_last_good_weights_and_ends_in_
     # The spend until then is billed, posted and released like any other.
     spent = sum(r.told["micros"] for r in waiting.rows("posted"))
     assert 0 < spent == sum(waiting.bills().values())
-    assert sum(r.told["micros"] for r in waiting.rows("reserved")) == spent + sum(r.told["micros"] for r in waiting.rows("released"))
+    assert sum(r.told["micros"] for r in waiting.rows("reserved")) == spent + sum(
+        r.told["micros"] for r in waiting.rows("released")
+    )
 
 
 def test_a_reservation_refused_ends_the_phase_in_fail_without_a_campaign(waiting: Home) -> None:
@@ -182,7 +204,10 @@ def test_a_reservation_refused_ends_the_phase_in_fail_without_a_campaign(waiting
     less = plan.model_copy(update={"limits": plan.limits.model_copy(update={"per_day": 49_999_999})})
     with altered(waiting, real_testing=less) as (run, platform):
         outcomes = travelled(run, platform)
-    assert (outcomes["real_testing"].verdict.ruling, outcomes["real_testing"].verdict.rule) == (FAIL, "per_day_limit")
+    assert (outcomes["real_testing"].verdict.ruling, outcomes["real_testing"].verdict.rule) == (
+        FAIL,
+        "per_day_limit",
+    )
     assert waiting.campaigns("gaelp/") == {}
     assert waiting.rows("reserved", "day_played", phase="real_testing") == []
 
@@ -206,4 +231,7 @@ def test_a_platform_that_dies_within_a_day_ends_the_command_with_json_and_the_ru
     assert "did not answer" in answer.sentence
     assert "Traceback" not in answer.err
     assert_fixed_keys(json.loads(answer.out.splitlines()[-1]))
-    assert waiting.start("resume", RUN, "--json").end().last["weights_hash"] == finished.answer.last["weights_hash"]
+    assert (
+        waiting.start("resume", RUN, "--json").end().last["weights_hash"]
+        == finished.answer.last["weights_hash"]
+    )

@@ -7,6 +7,7 @@ cannot fill from a platform's reports (platform learning state, holidays) stay 0
 from __future__ import annotations
 
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,23 +17,33 @@ from gaelp.core.schema import HISTORY, TICKS_PER_DAY, Schema
 from gaelp.core.xp import Array
 
 
+class Outcomes(NamedTuple):
+    """What the last HISTORY dayparts brought, newest first, the one that has just ended included; [B,6] each."""
+
+    spend: Array
+    win_rate: Array
+    value_rate: Array
+
+
+def outcomes(state: DayState, xp: ModuleType) -> Outcomes:
+    """The remembered dayparts, with the one since the last decision in front."""
+    eligible = xp.maximum(state.eligible - state.mark_eligible, 1.0)
+    clicks = xp.maximum(state.clicks - state.mark_clicks, 1.0)
+    return Outcomes(
+        _pushed(state.past_spend, state.spent - state.mark_spent, xp),
+        _pushed(state.past_win_rate, (state.impressions - state.mark_impressions) / eligible, xp),
+        _pushed(state.past_value_rate, (state.conversions - state.mark_conversions) / clicks, xp),
+    )
+
+
 def mark_decision(state: DayState, move_pace: Array, xp: ModuleType) -> DayState:
     """Close the daypart behind us and remember the move just chosen for the one ahead; [B]."""
-    eligible = state.eligible - state.mark_eligible
-    clicks = state.clicks - state.mark_clicks
-
-    def push(past: Array, value: Array) -> Array:
-        return xp.concatenate([value[..., None].astype(past.dtype), past[..., : HISTORY - 1]], axis=-1)
-
+    past = outcomes(state, xp)
     return state._replace(
-        past_moves=push(state.past_moves, move_pace),
-        past_spend=push(state.past_spend, state.spent - state.mark_spent),
-        past_win_rate=push(
-            state.past_win_rate, (state.impressions - state.mark_impressions) / xp.maximum(eligible, 1.0)
-        ),
-        past_value_rate=push(
-            state.past_value_rate, (state.conversions - state.mark_conversions) / xp.maximum(clicks, 1.0)
-        ),
+        past_moves=_pushed(state.past_moves, move_pace, xp),
+        past_spend=past.spend,
+        past_win_rate=past.win_rate,
+        past_value_rate=past.value_rate,
         mark_spent=state.spent,
         mark_eligible=state.eligible,
         mark_impressions=state.impressions,
@@ -41,12 +52,17 @@ def mark_decision(state: DayState, move_pace: Array, xp: ModuleType) -> DayState
     )
 
 
+def _pushed(past: Array, value: Array, xp: ModuleType) -> Array:
+    return xp.concatenate([value[..., None].astype(past.dtype), past[..., : HISTORY - 1]], axis=-1)
+
+
 def observe(
     state: DayState, solution: Solution, landscape: Landscape, terms: Terms, params: PacerParams,
     schema: Schema, xp: ModuleType,
 ) -> Array:  # fmt: skip
     """The observation [B, schema.observation_size], float32, at a decision."""
     item, t = terms.item, state.tick
+    past = outcomes(state, xp)
     elapsed = t / TICKS_PER_DAY
     left = landscape.traffic_left[item, t]
     target = xp.where(xp.isfinite(terms.target_cpa), terms.target_cpa, 1.0)
@@ -97,9 +113,9 @@ def observe(
         *weekday, weekday[5] + weekday[6], zero,
         zero, (state.spent >= terms.budget).astype(xp.float32), zero,
         *(state.past_moves[..., k] for k in range(HISTORY)),
-        *(state.past_spend[..., k] / terms.budget for k in range(HISTORY)),
-        *(state.past_win_rate[..., k] for k in range(HISTORY)),
-        *(state.past_value_rate[..., k] / rate for k in range(HISTORY)),
+        *(past.spend[..., k] / terms.budget for k in range(HISTORY)),
+        *(past.win_rate[..., k] for k in range(HISTORY)),
+        *(past.value_rate[..., k] / rate for k in range(HISTORY)),
     ]  # fmt: skip
     filled = [items[name] for name in schema.profile.features]
     empty = [zero] * (schema.item_width * (schema.item_slots - 1))

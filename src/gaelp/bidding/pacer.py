@@ -275,9 +275,10 @@ def dual_log_bid(state: DayState, landscape: Landscape, terms: Terms, xp: Module
     pace = state.spent / terms.budget - planned
     rate = landscape.conversion_rate[terms.item]
     done = 3.0 + state.conversions + state.unmatured_clicks * rate
-    cpa = (3.0 * terms.target_cpa + state.spent) / done
+    target = xp.where(xp.isfinite(terms.target_cpa), terms.target_cpa, 1.0)
+    cpa = (3.0 * target + state.spent) / done
     by_budget = -3.0 * pace - 0.15 * state.pace_integral
-    by_target = xp.where(xp.isfinite(terms.target_cpa), -1.5 * xp.log(cpa / terms.target_cpa), xp.inf)
+    by_target = xp.where(xp.isfinite(terms.target_cpa), -1.5 * xp.log(cpa / target), xp.inf)
     wanted = landscape.price_mean[terms.item] + xp.clip(xp.minimum(by_budget, by_target), -1.5, 1.5)
     broke = landscape.price_mean[terms.item] + BROKE * landscape.price_sd[terms.item]
     return xp.where(state.spent >= terms.budget, broke, wanted)

@@ -29,6 +29,10 @@ Micros = Annotated[int, BeforeValidator(_micros)]
 """An amount in whole currency units in the file, integer micros in the model."""
 
 
+PositiveMicros = Annotated[Micros, Field(gt=0)]
+"""A bid or a budget: nothing cannot be bid or spent."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +70,7 @@ class PlatformConfig(_Part):
 
     kind: Literal["sandbox"]
     markets: int = Field(8, ge=1, le=8)
-    max_bid: Micros
+    max_bid: PositiveMicros
     """Guard: the most a bid may be, per click."""
 
 
@@ -86,8 +90,8 @@ class SimulationConfig(Cadence):
     num_epochs: int = 4
     episodes: int = Field(ge=1)
     judging_worlds: int = Field(ge=32, le=65536)
-    budget_low: Micros
-    budget_high: Micros
+    budget_low: PositiveMicros
+    budget_high: PositiveMicros
     checkpoint_every: int = Field(25, ge=1)
     """Training calls between two checkpoints; what a crash can cost is re-played exactly."""
 
@@ -118,7 +122,7 @@ class RealTestingConfig(Cadence):
     shadow_days: int = Field(ge=0)
     play_days: int = Field(ge=1)
     window_days: int = Field(ge=1)
-    daily_budget: Micros
+    daily_budget: PositiveMicros
     agent_campaigns: int = Field(ge=1)
     control_campaigns: int = Field(ge=1)
     limits: MoneyLimits
@@ -127,7 +131,7 @@ class RealTestingConfig(Cadence):
 class RampStepConfig(_Part):
     """One step of the ramp: budget of a campaign-day, days, campaigns by arm, and what it may commit."""
 
-    daily_budget: Micros
+    daily_budget: PositiveMicros
     days: int = Field(ge=1)
     agent_campaigns: int = Field(ge=1)
     control_campaigns: int = Field(ge=1)
@@ -227,6 +231,10 @@ def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         at = out
         for part in matches[0][:-1]:
             at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise BadInput(
+                    f"{key} cannot be set: {part!r} is {at!r} in the configuration, expected a table."
+                )
         at[matches[0][-1]] = _value(text)
     return out
 

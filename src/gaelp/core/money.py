@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 
 from gaelp.core.errors import MoneyError
 
 MICROS = 1_000_000
+_EXACT = Context(prec=100)
+"""Decimal's usual 28 digits would round a very long amount in silence."""
 
 
 @dataclass(frozen=True, order=False, slots=True)
@@ -20,7 +22,9 @@ class Money:
     def __post_init__(self) -> None:
         if type(self.micros) is not int:
             raise MoneyError(f"money is whole micros, not {self.micros!r} ({type(self.micros).__name__}).")
-        if len(self.currency) != 3 or not self.currency.isascii() or not self.currency.isupper():
+        if len(self.currency) != 3 or not (
+            self.currency.isascii() and self.currency.isalpha() and self.currency.isupper()
+        ):
             raise MoneyError(f"currency {self.currency!r} is not a three-letter code such as 'USD'.")
 
     def _same(self, other: Money) -> int:
@@ -54,7 +58,7 @@ class Money:
         return self.micros >= self._same(other)
 
     def __str__(self) -> str:
-        amount = Decimal(self.micros) / MICROS
+        amount = _EXACT.divide(Decimal(self.micros), MICROS)
         places = 2 if self.micros % 10_000 == 0 else 6
         return f"{amount:.{places}f} {self.currency}"
 
@@ -78,8 +82,8 @@ def parse_money(text: str | int | Decimal, currency: str) -> Money:
         raise MoneyError(f"{plain!r} is not an amount of money: write it like 12.50.")
     if amount < 0:
         raise MoneyError(f"{plain!r} is negative: an amount here is zero or more.")
-    micros = amount * MICROS
-    if micros != micros.to_integral_value():
+    micros = _EXACT.multiply(amount, MICROS)
+    if micros != _EXACT.to_integral_value(micros):
         raise MoneyError(f"{plain!r} has more than six decimals, the smallest unit is one micro.")
     return Money(int(micros), currency)
 

@@ -49,7 +49,16 @@ class Hours:
             raise BadInput(
                 f"calibration needs at least 3 whole days of {TICKS_PER_DAY} half hours, got shape {shape}."
             )
-        for name in ("eligible", "impressions", "clicks", "cost", "conversions", "arrived", "move"):
+        for name in (
+            "log_bid",
+            "eligible",
+            "impressions",
+            "clicks",
+            "cost",
+            "conversions",
+            "arrived",
+            "move",
+        ):
             array = getattr(self, name)
             if array.shape != shape or not np.isfinite(array).all():
                 raise BadInput(f"{name}: shape {array.shape} or values do not fit {shape} finite numbers.")
@@ -88,9 +97,10 @@ def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
     pooled_slope, _, slope_sd = _pool(*(np.array(x) for x in zip(*slopes, strict=True)))
     parts = [_line_item(hours, g, *_shrunk(*slopes[g], pooled_slope, slope_sd)) for g in range(g_items)]
     arrival = _arrival(hours)
-    memory, strength, strength_se, base, base_se = _fatigue(hours)
-    pooled, pooled_se, between = _pool(strength, strength_se)
-    shrunk, shrunk_se = _shrunk(strength, strength_se, pooled, between)
+    fits = _fatigue(hours)
+    best = max(fits, key=lambda fit: fit.likelihood)
+    pooled, pooled_se, between = _pool(best.strength, best.strength_se)
+    shrunk, shrunk_se = _shrunk(best.strength, best.strength_se, pooled, between)
     # What is drawn to the pool shares the pool's own uncertainty.
     shrunk_se = np.sqrt(shrunk_se**2 + pooled_se**2)
     shared = {name: np.array([part[name] for part in parts]) for name in parts[0]}
@@ -111,12 +121,12 @@ def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
         arrival=np.full(g_items, arrival),
     )
     posterior = Posterior(
-        **shared, conversion_rate=base, conversion_rate_se=base_se, fatigue=shrunk, fatigue_se=shrunk_se,
-        fatigue_memory=np.full(g_items, memory), arrival=np.full(g_items, arrival),
+        **shared, conversion_rate=best.base, conversion_rate_se=best.base_se, fatigue=shrunk, fatigue_se=shrunk_se,
+        fatigue_memory=np.full(g_items, best.memory), arrival=np.full(g_items, arrival),
         budget_low=np.full(g_items, budget_low), budget_high=np.full(g_items, budget_high), target_cpa=hours.target_cpa,
     )  # fmt: skip
-    interval = Interval90(pooled, pooled - 1.645 * pooled_se, pooled + 1.645 * pooled_se)
-    return Fit(posterior, landscape, interval, memory, n_days)
+    interval = _fatigue_interval(fits)
+    return Fit(posterior, landscape, interval, best.memory, n_days)
 
 
 def _demeaned(x: Array, weight: Array) -> Array:
@@ -249,12 +259,21 @@ def _exposure(hours: Hours, memory: float) -> Array:
     return out
 
 
-def _fatigue(hours: Hours) -> tuple[float, Array, Array, Array, Array]:
-    """(memory, strength, se, base rate, se) of conversions ~ Poisson(clicks x base x exp(-strength x exposure)).
+@dataclass(frozen=True)
+class _Tiring:
+    """A fit of conversions ~ Poisson(clicks x base x exp(-strength x exposure)) at one memory; arrays [G]."""
 
-    Newton's method on (log base, strength) per line item; the memory that makes all of them likeliest together is kept.
-    """
-    best: tuple[float, float, Array, Array, Array, Array] | None = None
+    likelihood: float
+    memory: float
+    strength: Array
+    strength_se: Array
+    base: Array
+    base_se: Array
+
+
+def _fatigue(hours: Hours) -> list[_Tiring]:
+    """The fit at every memory of the grid, by Newton's method on (log base, strength) per line item."""
+    fits: list[_Tiring] = []
     clicks, seen = hours.clicks, hours.conversions
     for memory in MEMORIES:
         tired = _exposure(hours, memory)
@@ -269,18 +288,24 @@ def _fatigue(hours: Hours) -> tuple[float, Array, Array, Array, Array]:
             strength = strength + np.clip((a * score[:, 1] - b * score[:, 0]) / determinant, -0.2, 0.2)
         mean = clicks * np.exp(log_base[:, None, None] - strength[:, None, None] * tired)
         likelihood = float((seen * np.log(mean + 1e-12) - mean).sum())
-        if best is None or likelihood > best[0]:
-            base = np.exp(log_base)
-            best = (
-                likelihood,
-                memory,
-                strength,
-                np.sqrt(a / determinant),
-                base,
-                base * np.sqrt(c / determinant),
-            )
-    assert best is not None
-    return best[1:]
+        base = np.exp(log_base)
+        se, base_se = np.sqrt(a / determinant), base * np.sqrt(c / determinant)
+        fits.append(_Tiring(likelihood, memory, strength, se, base, base_se))
+    return fits
+
+
+def _fatigue_interval(fits: list[_Tiring]) -> Interval90:
+    """The mean strength over line items, averaged over the memories by their likelihood.
+
+    The memory is not known either: its share of the doubt is the spread of the estimates between memories.
+    """
+    weight = np.exp(np.array([fit.likelihood for fit in fits]) - max(fit.likelihood for fit in fits))
+    weight = weight / weight.sum()
+    pools = [_pool(fit.strength, fit.strength_se) for fit in fits]
+    means, ses = np.array([p[0] for p in pools]), np.array([p[1] for p in pools])
+    mean = float(weight @ means)
+    sd = float(np.sqrt(weight @ (ses**2 + (means - mean) ** 2)))
+    return Interval90(mean, mean - 1.645 * sd, mean + 1.645 * sd)
 
 
 def _pool(strength: Array, se: Array) -> tuple[float, float, float]:

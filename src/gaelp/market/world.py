@@ -158,7 +158,9 @@ def poisson_quantile(uniform: jax.Array, mean: jax.Array) -> jax.Array:
         exact = exact + (uniform > cdf)
         term = term * (small / k)
         cdf = cdf + term
-    normal = jnp.round(mean + jnp.sqrt(mean) * jax.scipy.special.ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6)))
+    z = jax.scipy.special.ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
+    # Cornish and Fisher's first term: a Poisson number is skewed, and without it the join at 12 would fall.
+    normal = jnp.ceil(mean + jnp.sqrt(mean) * z + (z * z - 1.0) / 6.0 - 0.5)
     return jnp.where(mean < 12.0, exact, jnp.maximum(normal, 0.0))
 
 
