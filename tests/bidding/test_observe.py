@@ -113,15 +113,16 @@ def test_a_name_stands_where_its_number_is():
         matured_clicks=np.full(4, 10.0), unmatured_clicks=np.full(4, 30.0), conversions=np.full(4, 3.0),
         impressions=np.full(4, 900.0), price_dev=np.full(4, 0.2), price_slow=np.full(4, 0.05),
     )  # fmt: skip
+    # The daypart before the last one brought all of this; the one since then, not a half hour old, nothing.
     state = mark_decision(state, np.full(4, -0.35), np)
     seen = observe(state, solve(state, L, day, DEFAULT_PARAMS, np), L, day, DEFAULT_PARAMS, SCHEMA, np)[0]
     told = {
         "elapsed": 0.5, "sine": 0.0, "cosine": -1.0, "traffic_left": 0.5, "budget_left": 0.75, "spend_share": 0.25,
         "pace_error": -0.25, "has_target": 1.0, "price_level": 0.2, "price_trend": 0.15, "matured_fraction": 0.25,
         "arrived_count": np.log(4.0), "saturday": 1.0, "monday": 0.0, "weekend": 1.0, "limited": 0.0,
-        "action_0": -0.35, "action_1": 0.0, "spend_0": 0.25, "spend_1": 0.0, "win_rate_0": 0.15,
+        "action_0": -0.35, "action_1": 0.0, "spend_0": 0.0, "spend_1": 0.25, "win_rate_1": 0.15,
         # 3 conversions of 30 clicks, against the calibrated 0.2.
-        "value_rate_0": 0.5, "volume_ratio": 0.0,
+        "value_rate_1": 0.5, "volume_ratio": 0.0,
         # (2 + 0.05 x 8) / (3 x 0.1 + 0.05 x 8) = 2.4 / 0.7.
         "cost_against_target_raw": np.log(2.4 / 0.7),
     }  # fmt: skip

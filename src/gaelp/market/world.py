@@ -150,6 +150,8 @@ def poisson_quantile(uniform: jax.Array, mean: jax.Array) -> jax.Array:
 
     Monotone in both, so common random numbers keep two policies in one world comparable.
     """
+    # Beyond this, single precision cannot tell the uniform from the sum of all terms.
+    uniform = jnp.clip(uniform, 1e-6, 1 - 1e-6)
     small = jnp.minimum(mean, 12.0)
     term = cdf = jnp.exp(-small)
     exact = jnp.zeros_like(mean)
@@ -158,7 +160,7 @@ def poisson_quantile(uniform: jax.Array, mean: jax.Array) -> jax.Array:
         exact = exact + (uniform > cdf)
         term = term * (small / k)
         cdf = cdf + term
-    z = jax.scipy.special.ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
+    z = jax.scipy.special.ndtri(uniform)
     # Cornish and Fisher's first term: a Poisson number is skewed, and without it the join at 12 would fall.
     normal = jnp.ceil(mean + jnp.sqrt(mean) * z + (z * z - 1.0) / 6.0 - 0.5)
     return jnp.where(mean < 12.0, exact, jnp.maximum(normal, 0.0))
