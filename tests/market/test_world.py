@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import poisson
 from tests.market.worlds import CERTAIN, KNOWN, posterior
@@ -161,23 +161,28 @@ def test_above_it_the_quantile_is_within_one_of_scipys(mean):
     assert np.abs(np.asarray(got) - poisson.ppf(uniform, mean)).max() <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     uniform=st.floats(0.0, 1.0, exclude_max=True, width=32),
     mean=st.floats(0.0, 50.0),
     rise=st.floats(0.0, 5.0),
 )
-@example(uniform=0.99, mean=11.99, rise=0.02)
-@example(uniform=0.001, mean=11.99, rise=0.02)
 def test_the_poisson_quantile_never_falls_when_its_mean_rises(uniform, mean, rise):
     pair = poisson_quantile(jnp.full(2, uniform, jnp.float32), jnp.asarray([mean, mean + rise], jnp.float32))
     assert pair[0] <= pair[1]
 
 
-def test_the_luckiest_draw_of_a_small_mean_is_still_a_small_number():
-    # The largest uniform of single precision: the chance of more than 12 at a mean of 1.1 is one in ten thousand million.
-    means = jnp.asarray(np.linspace(0.01, 1.1, 1000), jnp.float32)
-    assert poisson_quantile(jnp.full(1000, 1 - 2**-23, jnp.float32), means).max() <= 12
+def test_nor_does_it_fall_where_the_two_formulas_meet():
+    uniform = jnp.asarray(np.linspace(0, 1 - 2**-23, 5001), jnp.float32)[:, None]
+    means = jnp.asarray([11.9, 11.999, 12.0, 12.001, 12.1, 13.0], jnp.float32)[None, :]
+    assert (np.diff(np.asarray(poisson_quantile(uniform, means)), axis=1) >= 0).all()
+
+
+def test_the_luckiest_draw_of_a_mean_is_still_a_number_that_could_have_come():
+    # The largest uniform of single precision, against the quantile of one chance in ten thousand million.
+    means = np.linspace(0.01, 11.9, 2000)
+    lucky = poisson_quantile(jnp.full(2000, 1 - 2**-23, jnp.float32), jnp.asarray(means, jnp.float32))
+    assert (np.asarray(lucky) <= poisson.ppf(1 - 1e-10, means)).all()
 
 
 def test_a_world_is_its_seeds_alone_whatever_batch_it_is_in():

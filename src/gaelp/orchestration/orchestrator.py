@@ -171,16 +171,15 @@ class TrainingOrchestrator:
 
     async def _live(self, phase: Phase, live: LivePhase, cadence: Cadence) -> Verdict:
         """Play step by step, train on settled episodes of judged windows, verify, promote between windows."""
-        learning: Verdict | None = None
         for step in range(len(live.steps)):
             if step > 0 or phase.name == SCALED:
-                gate = await self._may_step(phase, live, step, learning)
+                gate = await self._may_step(phase, live, step)
                 if gate.ruling is not PASS:
                     self.run.append("held", {"phase": phase.name, "step": step, "reason": gate.reason})
                     break
             while live.tripped is None and (day := live.next_day(step)) is not None:
                 if live.between_windows(step):
-                    learning = await self._catch_up(phase, live, cadence, learning)
+                    await self._catch_up(phase, live, cadence)
                 else:
                     # The actor is frozen within a judging window: only bills and conversions are read.
                     live.settle()
@@ -192,9 +191,9 @@ class TrainingOrchestrator:
                     return self._give_up(phase, live, guard)
             if live.tripped is not None:
                 return self._give_up(phase, live, live.tripped)
-            learning = await self._catch_up(phase, live, cadence, learning)
+            await self._catch_up(phase, live, cadence)
         live.wind_down()
-        learning = await self._catch_up(phase, live, cadence, learning, remainder=True)
+        await self._catch_up(phase, live, cadence, remainder=True)
         verdict = (await self._judge(phase, Depth.FULL)).verdict
         if live.days_played and not self.run.found("arms_compared", phase=phase.name):
             self.run.append("arms_compared", {"phase": phase.name, **live.comparison()})
@@ -206,13 +205,8 @@ class TrainingOrchestrator:
         return worst(ends)
 
     async def _catch_up(
-        self,
-        phase: Phase,
-        live: LivePhase,
-        cadence: Cadence,
-        learning: Verdict | None,
-        remainder: bool = False,
-    ) -> Verdict | None:
+        self, phase: Phase, live: LivePhase, cadence: Cadence, remainder: bool = False
+    ) -> None:
         """Settle bills and episodes; judge closed windows; train on what they release; verify and promote."""
         live.settle()
         for window in live.windows_to_judge(everything=remainder):
@@ -222,7 +216,7 @@ class TrainingOrchestrator:
                 {"phase": phase.name, "window": window, "verdict": gate.ruling.name, "reason": gate.reason},
             )
         if phase.name == SCALED and self._unjudged():
-            learning = await self._candidate(phase)
+            await self._candidate(phase)
         while (batch := live.next_settled(phase.train_every, remainder=remainder)) is not None:
             real = batch.episodes
             simulated = self._practise(
@@ -236,10 +230,9 @@ class TrainingOrchestrator:
             live.consume(real)
             self._commit(events, phase, checkpoint=True)
             if phase.name == SCALED:
-                learning = await self._candidate(phase)
+                await self._candidate(phase)
         if phase.name == REAL_TESTING and self._unjudged():
-            learning = await self._candidate(phase)
-        return learning
+            await self._candidate(phase)
 
     def _give_up(self, phase: Phase, live: LivePhase, guard: Verdict) -> Verdict:
         """After a guard's FAIL nothing trains: settle, list what is left, return to the last good weights."""
@@ -253,7 +246,7 @@ class TrainingOrchestrator:
         judged = self.run.found("judged")
         return not judged or int(self.engine.state.calls) > int(str(judged[-1]["call"]))
 
-    async def _candidate(self, phase: Phase) -> Verdict:
+    async def _candidate(self, phase: Phase) -> None:
         """Verify the candidate after training on live data, and let the promotion gate decide."""
         verdict, told = await self._verified(phase, Depth.RETURN)
         events: list[tuple[str, dict[str, object]]] = [("judged", told)]
@@ -261,7 +254,6 @@ class TrainingOrchestrator:
             reason = f"Agent not learning! {verdict.reason}"
             events.append(("held", {"phase": phase.name, "step": -1, "reason": reason}))
         self._promote(phase, verdict.verdict, self._certification(), events)
-        return verdict.verdict
 
     async def _decide(self, phase: Phase, certification: Verdict) -> Verdict:
         """A phase's own judgement in full, and promotion by it; what the log holds of it is taken as it is."""
@@ -272,16 +264,12 @@ class TrainingOrchestrator:
         self._promote(phase, verdict.verdict, certification, [("judged", payload)])
         return verdict.verdict
 
-    async def _may_step(self, phase: Phase, live: LivePhase, step: int, learning: Verdict | None) -> Verdict:
-        """The ramp's gate before `step`; for the first one the evidence is the actor's own promotion.
-
-        A person is asked for the step's grant only when everything else of the gate holds.
-        """
+    async def _may_step(self, phase: Phase, live: LivePhase, step: int) -> Verdict:
+        """The ramp's gate before `step`. A person is asked for a grant only when all else of the gate holds."""
         told = self.run.found("ramp_step", phase=phase.name, step=step)
         if told:
             return Verdict(_ruling(told[0]["verdict"]), "ramp_step_gate", str(told[0]["reason"]))
-        if learning is None:
-            learning = self._last_judged()
+        learning = self._standing(phase)
         days, needed = live.step_days(step - 1)
         if learning.ruling is PASS and days >= needed:
             await live.authorise(step, self.actor_hash, self._learning_evidence())
@@ -296,11 +284,14 @@ class TrainingOrchestrator:
         )
         return gate
 
-    def _last_judged(self) -> Verdict:
-        """The newest learning verdict in the log; WAIT before there is one."""
-        told = self.run.found("judged")
+    def _standing(self, phase: Phase) -> Verdict:
+        """Does the agent learn, as the ramp asks? The phase's newest judgement; before its first training call, that
+        of the actor which would play."""
+        told = self.run.found("judged", phase=phase.name)
         if not told:
-            return Verdict(WAIT, "verify_learning", "nothing has been judged yet.")
+            told = self.run.found("judged", actor_hash=self.actor_hash)
+        if not told:
+            return Verdict(WAIT, "verify_learning", "the actor was never judged to have learned.")
         return _learning(told[-1])
 
     # ---- training, judging, promoting: once each
