@@ -143,11 +143,13 @@ class Mortal(Store):
             raise Died
 
 
-def travel_until(home: Home, kind: str, nth: int) -> None:
-    """Take the run on, in this process, up to that event and not one further."""
+def travel_until(home: Home, kind: str, nth: int, **changes: object) -> None:
+    """Take the run on, in this process, up to that event and not one further; `changes` alter its configuration."""
     store = Mortal.open(home.path / STORE_FILE)
     store.kind, store.nth = kind, nth
-    run = replace(existing_run(home.path, RUN), store=store, person=grants_and_approves)
+    run = existing_run(home.path, RUN)
+    config = run.config.model_copy(update=changes)
+    run = replace(run, store=store, config=config, person=grants_and_approves)
     enable_compilation_cache(home.cache / "gaelp" / "jax")
     platform, _ = run.open_platform()
     with pytest.raises(Died):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,8 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 from tests.specs.conftest import Finished
-from tests.specs.journey import RUN, Home, grant_what_is_wanted
-from tests.specs.test_determinism_and_resume import grants_and_approves
+from tests.specs.journey import RUN, Answer, Home, grant_what_is_wanted
+from tests.specs.test_determinism_and_resume import grants_and_approves, travel_until
 
 from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict
 from gaelp.learn.runtime import enable_compilation_cache
@@ -212,12 +211,24 @@ def test_a_reservation_refused_ends_the_phase_in_fail_without_a_campaign(waiting
     assert waiting.rows("reserved", "day_played", phase="real_testing") == []
 
 
+def test_a_tripped_day_stays_tripped_when_the_run_dies_right_after_it(waiting: Home) -> None:
+    tight = existing_run(waiting.path, RUN).config.guards.model_copy(update={"max_velocity_ratio": 0.001})
+    travel_until(waiting, "day_played", len(waiting.rows("day_played")) + 1, guards=tight)
+    with altered(waiting, guards=tight) as (run, platform):
+        outcomes = travelled(run, platform)
+    assert (outcomes["real_testing"].verdict.ruling, outcomes["real_testing"].verdict.rule) == (
+        FAIL,
+        "spend_velocity",
+    )
+    assert len(waiting.rows("day_played", phase="real_testing")) == 1
+    assert len(waiting.rows("rolled_back")) == 1
+
+
 # ---- the platform falls silent
 
 
-def test_a_platform_that_dies_within_a_day_ends_the_command_with_json_and_the_run_goes_on_later(
-    waiting: Home, finished: Finished
-) -> None:
+def silenced(waiting: Home) -> Answer:
+    """Resume the run, and end the platform's process under it between two half hours."""
     travelling = waiting.start("resume", RUN, "--json")
 
     def playing() -> bool:
@@ -226,12 +237,27 @@ def test_a_platform_that_dies_within_a_day_ends_the_command_with_json_and_the_ru
 
     travelling.until(playing, "a live day")
     waiting.stop_sandbox()
-    answer = travelling.end()
+    return travelling.end()
+
+
+def test_a_platform_that_dies_within_a_day_ends_the_command_with_a_sentence_and_json(waiting: Home) -> None:
+    answer = silenced(waiting)
     assert answer.code == 2
     assert "did not answer" in answer.sentence
     assert "Traceback" not in answer.err
-    assert_fixed_keys(json.loads(answer.out.splitlines()[-1]))
-    assert (
-        waiting.start("resume", RUN, "--json").end().last["weights_hash"]
-        == finished.answer.last["weights_hash"]
+    assert_fixed_keys(answer.last)
+    # Nobody knows what became of the last request: its money stays set aside.
+    open_micros = sum(r.told["micros"] for r in waiting.rows("reserved")) - sum(
+        r.told["micros"] for r in waiting.rows("posted", "released")
     )
+    assert answer.last["money"]["reserved_micros"] == open_micros > 0
+
+
+@pytest.mark.slow
+def test_after_the_platform_died_the_run_goes_on_to_the_same_weights(
+    waiting: Home, finished: Finished
+) -> None:
+    assert silenced(waiting).code == 2
+    again = waiting.start("resume", RUN, "--json").end()
+    assert again.code == 0, again.err
+    assert again.last["weights_hash"] == finished.answer.last["weights_hash"]
