@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.specs.journey import RUN, TINY, Answer, Home, wanted
+from tests.specs.journey import TINY, Answer, Home, wanted
 
 
 @dataclass(frozen=True)

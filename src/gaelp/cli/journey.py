@@ -67,6 +67,8 @@ def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
                 failure = PhaseFailed(f"the journey stopped: {list(outcomes.values())[-1].verdict.reason}")
         except GaelpError as error:
             failure = error
+        # Found again, or started again from its database, when it died under the run.
+        platform, process = run.open_platform()
         bill = sum(line.cost_micros for line in platform.bill(run.prefix))
         run.append(
             "journey_ended",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from gaelp.core.errors import BadInput, MoneyError, nearest
 from gaelp.core.money import parse_money
+from gaelp.core.schema import PROFILES, TICKS_PER_DAY
 
 
 def _micros(value: object) -> int:
@@ -187,6 +188,10 @@ class JourneyConfig(_Part):
             known = ("dqn", "sac")
             why = "is not built yet" if self.algorithm in known else "is unknown"
             raise ValueError(f"algorithm {self.algorithm!r} {why}: this version trains 'ppo' only")
+        if TICKS_PER_DAY % self.decisions_per_day:
+            raise ValueError(f"decisions_per_day must divide {TICKS_PER_DAY}, got {self.decisions_per_day}")
+        if self.profile not in PROFILES:
+            raise ValueError(f"no observation profile {self.profile!r}.{nearest(self.profile, PROFILES)}")
         if self.simulation.budget_high < self.simulation.budget_low:
             raise ValueError("simulation.budget_high is below simulation.budget_low")
         return self

@@ -129,6 +129,11 @@ def logged_episodes(
         cube(chosen, name, days, "decision", t) for name in ("move", "log_prob", "pace", "scale")
     )
     items = move.shape[0]
+    widths = chosen["observation"].list.len().unique().to_list()
+    if widths != [schema.observation_size]:
+        raise BadInput(
+            f"observation: the log holds widths {widths}, the schema has {schema.observation_size}."
+        )
     seen = chosen["observation"].explode().to_numpy().astype(np.float32).reshape(items, len(days), t, -1)
     hours = {
         n: cube(history.hours, n, days, "tick", TICKS_PER_DAY)

@@ -187,6 +187,8 @@ def begin_run(home: Path, told: dict[str, object], where: str, answered_by: str)
     answered_by: 'person' when grants come from the command line, 'demo' when the demo gives them itself.
     """
     config = build_config(told, where)
+    if home.exists() and not home.is_dir():
+        raise BadInput(f"{home} is a file: name a directory to keep runs in.")
     home.mkdir(parents=True, exist_ok=True)
     store = Store.open(home / STORE_FILE)
     number = 1 + sum(record.run_id.rsplit("-", 1)[0] == config.name for record in store.runs())
