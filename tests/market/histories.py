@@ -37,7 +37,7 @@ class Planted:
     price_tick_memory: float = 0.7
     keep: float = 0.65
     follow: float = 0.8
-    """How much of a day's price the pacer's own bid follows: what makes the plain regression wrong."""
+    """How much of the price the pacer's own bid follows: what makes the plain regression wrong."""
 
 
 def history(told: Planted, seed: int) -> Hours:
@@ -56,7 +56,9 @@ def history(told: Planted, seed: int) -> Hours:
     levels = np.array(default_schema().pace_levels)
     explores = rng.random((told.items, told.days, 6)) >= told.keep
     move = np.repeat(np.where(explores, rng.choice(levels, explores.shape), 0.0), 8, axis=-1)
-    bid = np.log(0.05) - 0.3 + told.follow * by_day + move
+    # The pacer learns of a half hour's price when it is over.
+    heard = np.concatenate([np.zeros((*shape[:2], 1)), path[..., :-1]], axis=-1)
+    bid = np.log(0.05) - 0.3 + told.follow * (by_day + heard) + move
     eligible = rng.poisson(12_000 * TRAFFIC * np.exp(rng.normal(0, 0.15, (told.items, told.days, 1)))).astype(
         float
     )

@@ -44,9 +44,11 @@ def test_the_planted_correlation_of_clicks_with_price_is_found(clicks_price):
 
 
 def test_a_pacer_that_follows_the_price_does_not_bend_the_price_scale():
-    """Days are dear when bids are high: without the randomised moves the scale would look far too wide."""
+    """Hours are dear when bids are high: without the randomised moves the scale would look far too wide."""
     for follow in (0.0, 1.0):
-        got = fitted(Planted(items=8, follow=follow, price_day_sd=0.3), 3).posterior.price_sd
+        got = fitted(
+            Planted(items=8, follow=follow, price_day_sd=0.3, price_tick_sd=0.3), 3
+        ).posterior.price_sd
         assert got.mean() == pytest.approx(0.6, rel=0.05)
 
 
