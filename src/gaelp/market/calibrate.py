@@ -94,8 +94,12 @@ def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
     """Fit worlds to hourly reports; budgets of future campaign-days lie in [budget_low, budget_high] units."""
     g_items, n_days, _ = hours.log_bid.shape
     slopes = [_price_slope(hours, g) for g in range(g_items)]
-    pooled_slope, _, slope_sd = _pool(*(np.array(x) for x in zip(*slopes, strict=True)))
-    parts = [_line_item(hours, g, *_shrunk(*slopes[g], pooled_slope, slope_sd)) for g in range(g_items)]
+    pooled_slope, pooled_slope_se, slope_sd = _pool(*(np.array(x) for x in zip(*slopes, strict=True)))
+    parts = []
+    for g in range(g_items):
+        slope, slope_se = _shrunk(*slopes[g], pooled_slope, slope_sd)
+        # What is drawn to the pool shares the pool's own uncertainty.
+        parts.append(_line_item(hours, g, slope, float(np.hypot(slope_se, pooled_slope_se))))
     arrival = _arrival(hours)
     fits = _fatigue(hours)
     best = max(fits, key=lambda fit: fit.likelihood)
@@ -169,8 +173,9 @@ def _price_slope(hours: Hours, g: int) -> tuple[float, float]:
     Phi^-1(win rate) on the log bid within day and half-hour effects, with the randomised move as instrument, since the
     pacer's own bid follows the price; the standard error is clustered by day.
     """
-    usable, z, weight = _usable(hours, g)
-    capped = np.minimum(weight, np.median(weight[usable]))
+    usable, z, _ = _usable(hours, g)
+    # Weighted by volume, not by precision: a precision read off the win share itself would bend the slope.
+    capped = np.where(usable, hours.eligible[g], 0.0)
     move, response, price = (_demeaned(x, capped) for x in (hours.move[g], z, hours.log_bid[g]))
     strength = (capped * move * price).sum()
     if abs(strength) < 1e-6:

@@ -163,7 +163,8 @@ def poisson_quantile(uniform: jax.Array, mean: jax.Array) -> jax.Array:
     z = jax.scipy.special.ndtri(uniform)
     # Cornish and Fisher's first term: a Poisson number is skewed, and without it the join at 12 would fall.
     normal = jnp.ceil(mean + jnp.sqrt(mean) * z + (z * z - 1.0) / 6.0 - 0.5)
-    return jnp.where(mean < 12.0, exact, jnp.maximum(normal, 0.0))
+    # `exact` stands at a mean of 12 here: never below it, or a higher bid could lose clicks at the join.
+    return jnp.where(mean < 12.0, exact, jnp.maximum(normal, exact))
 
 
 def start_truth(world: World) -> Truth:
