@@ -181,12 +181,10 @@ LIVE = [
     ("trained", "real_testing", 0),
     ("trained", "real_testing", -1),
     ("promoted", "real_testing", -1),
-    ("arms_compared", "real_testing", -1),
     ("ramp_step", "scaled", 0),
     ("day_played", "scaled", 1),
     ("authorised", "scaled", 1),
     ("trained", "scaled", -1),
-    ("arms_compared", "scaled", -1),
 ]
 QUICK = {("trained", "real_testing", -1)}
 
@@ -207,11 +205,12 @@ def test_dying_right_after_an_event_of_a_live_phase_changes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "nth"), [("real_testing", 0), ("real_testing", -1), ("scaled", -1)])
-def test_dying_right_after_a_judgement_repeats_it_and_changes_nothing_else(
-    finished: Finished, waiting: Home, phase: str, nth: int
+@pytest.mark.parametrize("kind", ["judged", "arms_compared"])
+@pytest.mark.parametrize("phase", ["real_testing", "scaled"])
+def test_dying_between_a_phases_last_judgement_and_its_end_repeats_the_judgement_and_changes_nothing_else(
+    finished: Finished, waiting: Home, kind: str, phase: str
 ) -> None:
-    travel_until(waiting, "judged", nth_from_the_end(finished, "judged", phase, nth))
+    travel_until(waiting, kind, nth_from_the_end(finished, kind, phase, -1))
     answer = waiting.start("resume", RUN, "--json").end()
     assert answer.code == 0, answer.err
     assert answer.last["weights_hash"] == finished.answer.last["weights_hash"]

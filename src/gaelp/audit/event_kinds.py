@@ -18,6 +18,7 @@ _ENTRY: dict[str, Shape] = {"intent": str, "phase": str, "day": int, "episode": 
 _RULED: dict[str, Shape] = {"phase": str, "verdict": str, "reason": str}
 
 KINDS: Mapping[str, Mapping[str, Shape]] = {
+    "account_read": {"campaigns": [{"campaign": str, "bid_micros": int, "target_cpa_micros": int}]},
     "pacer_certified": {"hash": str, "artifact": str, "days": [int]},
     "history_exported": {
         "rows": int, "decisions": int, "pacer_hash": str, "first_day": int, "last_day": int,

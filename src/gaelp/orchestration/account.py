@@ -87,7 +87,7 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
     plan = run.config.history
     owner = owner_slots(platform)
     warm_days = range(plan.warmup_days)
-    rough = _rough_landscape(platform)
+    rough = _rough_landscape(_first_read(run, platform))
     warm = Pacing(rough, DEFAULT_PARAMS, "dual-control", dual=True)
     _play_days(
         run,
@@ -185,7 +185,8 @@ def _play_days(
         )
         run.append("day_played", record_day(run, "history", played))
     run.progress.advance(stage, len(days), len(days), "")
-    if todo:
+    if not run.found("worlds_fitted"):
+        # Also when no day was left to play: a crash after the last one must not leave them running.
         platform.pause([slot.campaign for slot in owner])
         platform.skip(days.stop + SETTLE_DAYS, 0)
 
@@ -282,15 +283,30 @@ def _told(fit: Fit) -> dict[str, object]:
     }
 
 
-def _rough_landscape(platform: SandboxPlatform) -> Landscape:
+def _first_read(run: Run, platform: SandboxPlatform) -> list[dict[str, int]]:
+    """The owner's bids and targets as they stood before our first edit, in order of market.
+
+    Kept as an event: later the bids on the platform are ours, and a resumed run must not start from those.
+    """
+    if not run.found("account_read"):
+        campaigns = sorted(platform.campaigns(OWNER_PREFIX), key=lambda c: c.market)
+        seen = [
+            {"campaign": c.name, "bid_micros": c.bid_micros, "target_cpa_micros": _target_micros(c)}
+            for c in campaigns
+        ]
+        run.append("account_read", {"campaigns": seen})
+    told: list[dict[str, int]] = run.found("account_read")[0]["campaigns"]  # type: ignore[assignment]
+    return told
+
+
+def _rough_landscape(campaigns: list[dict[str, int]]) -> Landscape:
     """What is known before any report: the owner's bids and targets, and nothing of traffic or prices.
 
     Dual control reads only the price level (from the bid), the conversion rate (bid over target) and the flat traffic.
     """
-    campaigns = sorted(platform.campaigns(OWNER_PREFIX), key=lambda c: c.market)
     n = len(campaigns)
-    bid = np.array([c.bid_micros / MICROS for c in campaigns])
-    target = np.array([_target_micros(c) / MICROS for c in campaigns])
+    bid = np.array([c["bid_micros"] / MICROS for c in campaigns])
+    target = np.array([c["target_cpa_micros"] / MICROS for c in campaigns])
     flat = np.full((n, TICKS_PER_DAY), 1.0 / TICKS_PER_DAY)
     one = np.ones(n)
     return tabulate(

@@ -191,7 +191,8 @@ class TrainingOrchestrator:
                     return self._give_up(phase, live, guard)
             if live.tripped is not None:
                 return self._give_up(phase, live, live.tripped)
-            await self._catch_up(phase, live, cadence)
+            if not live.wound_down:
+                await self._catch_up(phase, live, cadence)
         live.wind_down()
         await self._catch_up(phase, live, cadence, remainder=True)
         verdict = (await self._judge(phase, Depth.FULL)).verdict

@@ -145,6 +145,8 @@ class LivePhase:
             self._settled[int(str(told["day"]))] = self._episodes(
                 int(str(told["day"])), run.load(told["artifact"]).arrays["conversions"]
             )
+        # A day is settled before its time only by winding down: then a resumed run is beyond its last window.
+        self.wound_down = any(day + SETTLE_DAYS > first_day + len(self._days) for day in self._settled)
         self._judged = {int(str(told["window"])) for told in run.found("window_judged", phase=phase.name)}
         self._consumed = sum(
             int(str(t["episodes"]))
@@ -183,6 +185,16 @@ class LivePhase:
         played, needed = self.step_days(step)
         return None if played >= needed else self.first_day + self.days_played
 
+    @property
+    def today(self) -> int:
+        """The account day whose morning it is by the log.
+
+        The platform's clock may be further, when a killed day is taken up again; what it knows beyond this
+        morning must wait, or the resumed run would settle, judge and train earlier than the undisturbed one.
+        """
+        after = SETTLE_DAYS if self.wound_down else 0
+        return self.first_day + self.days_played + after
+
     def between_windows(self, step: int) -> bool:
         """Does the day that `step` plays next begin a judging window?"""
         return self.step_days(step)[0] % self.steps[step].window_days == 0
@@ -193,9 +205,8 @@ class LivePhase:
         """Watch the owner's own campaigns under the incumbent, propose, log, spend nothing of anybody's grant."""
         owner = self.prepared.owner
         done = self.run.found("day_played", phase="shadow")
-        if len(done) >= days:
-            return
-        self.platform.enable([slot.campaign for slot in owner])
+        if len(done) < days:
+            self.platform.enable([slot.campaign for slot in owner])
         for number in range(len(done), days):
             day = self.first_day - days + number
             self.run.progress.advance("shadow", number, days, f"day {day}")
@@ -218,6 +229,7 @@ class LivePhase:
             }
             self.run.append("day_played", told)
         self.run.progress.advance("shadow", days, days, "nothing spent")
+        # Also when no day was left: a crash after the last one must not leave the owner's campaigns running.
         self.platform.pause([slot.campaign for slot in owner])
 
     # ---- money before the call
@@ -265,10 +277,15 @@ class LivePhase:
         except _Refused as refused:
             return refused.verdict
         self._open(slots, day)
-        played = self.market.play_day(
-            day=day, slots=slots, pacing=self.pacing, choosers={"agent": agent, "control": self.control},
-            stream=STREAMS[self.phase.name], watch=self._watch,
-        )  # fmt: skip
+        try:
+            played = self.market.play_day(
+                day=day, slots=slots, pacing=self.pacing, choosers={"agent": agent, "control": self.control},
+                stream=STREAMS[self.phase.name], watch=self._watch,
+            )  # fmt: skip
+        except Stopped:
+            # Whoever halted may have read the platform just before these were opened.
+            self.platform.pause([slot.campaign for slot in slots])
+            raise
         told = {**record_day(self.run, self.phase.name, played), "step": step, "actor_hash": actor_hash}
         self.run.append("day_played", told)
         self._days.append(played)
@@ -289,15 +306,20 @@ class LivePhase:
             self.platform.pause(names)
         if self._days:
             self.platform.skip(self._days[-1].day + 1 + SETTLE_DAYS, 0)
+        self.wound_down = True
         self.settle()
 
     # ---- money and evidence after the call
 
     def settle(self) -> None:
-        """Post every final bill and release the rest; read conversions of the days that are complete."""
-        account = self.platform.account()
+        """Post every final bill and release the rest; read conversions of the days that are complete; as of `today`."""
         known = self.run.store.books(self.run.run_id)
-        lines = [line for line in self.platform.bill(f"{self.run.prefix}{self.phase.name}/") if line.final]
+        # A day's bill is final in the morning after the next: what became final within `today` waits for tomorrow.
+        lines = [
+            line
+            for line in self.platform.bill(f"{self.run.prefix}{self.phase.name}/")
+            if line.final and line.day < self.today - 1
+        ]
         due = [(line.campaign.removeprefix(self.run.prefix), line.cost_micros) for line in lines]
         # A line that is in the books as it stands is left alone; a higher bill than booked becomes a breach.
         due = [
@@ -310,7 +332,7 @@ class LivePhase:
                 for intent, cost in due:
                     tx.resolve(intent, cost)
         for day in self._days:
-            if day.day in self._settled or day.day + SETTLE_DAYS > account.day:
+            if day.day in self._settled or day.day + SETTLE_DAYS > self.today:
                 continue
             rows = self.platform.settled(f"{self.run.prefix}{self.phase.name}/", day.day, day.day)
             conversions = settled_conversions(day, rows)
