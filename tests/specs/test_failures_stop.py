@@ -240,7 +240,6 @@ def silenced(waiting: Home) -> Answer:
     return travelling.end()
 
 
-@pytest.mark.slow
 def test_a_platform_that_dies_within_a_day_ends_the_command_with_a_sentence_and_json(waiting: Home) -> None:
     answer = silenced(waiting)
     assert answer.code == 2
