@@ -56,25 +56,47 @@ def save(directory: Path, arrays: Mapping[str, NDArray[Any]], manifest: Mapping[
     if target.exists() and _sound(directory, content_hash):
         return content_hash
     draft = Path(tempfile.mkdtemp(prefix="tmp-", dir=directory))
-    for name, content in ((ARRAYS_FILE, packed), (MANIFEST_FILE, text)):
-        with (draft / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _sync_directory(draft)
-    if target.exists():
-        # Damaged, or it would have been returned above.
-        shutil.rmtree(target)
-    draft.rename(target)
+    try:
+        for name, content in ((ARRAYS_FILE, packed), (MANIFEST_FILE, text)):
+            with (draft / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_directory(draft)
+        if target.exists():
+            # Damaged, or it would have been returned above.
+            shutil.rmtree(target)
+        draft.rename(target)
+    except BaseException:
+        # A full disk must not be filled further by what could not be finished.
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     _sync_directory(directory)
     return content_hash
 
 
-def load(directory: Path, content_hash: str) -> Checkpoint:
+def load(directory: Path, content_hash: str, lineage: Sequence[str] = ()) -> Checkpoint:
     """Read a checkpoint and prove it is what was saved.
 
-    Raises StoreError naming the file that is missing, truncated or altered.
+    lineage: the run's checkpoints, oldest first, when the caller knows them. Raises StoreError naming the file
+    that is missing, truncated or altered and, from the lineage, the newest earlier checkpoint that is sound.
     """
+    if content_hash not in lineage:
+        return _loaded(directory, content_hash)
+    try:
+        return _loaded(directory, content_hash)
+    except StoreError as error:
+        raise StoreError(f"{error} {_offer(directory, lineage, content_hash)}") from None
+
+
+def _offer(directory: Path, lineage: Sequence[str], content_hash: str) -> str:
+    try:
+        return f"The one before it is sound: {latest_good_before(directory, lineage, content_hash)}."
+    except StoreError as error:
+        return f"And {error}"
+
+
+def _loaded(directory: Path, content_hash: str) -> Checkpoint:
     manifest_path = directory / content_hash / MANIFEST_FILE
     text = _read(manifest_path)
     if hashlib.sha256(text).hexdigest() != content_hash:
@@ -112,7 +134,7 @@ def latest_good_before(directory: Path, lineage: Sequence[str], content_hash: st
 
 def _sound(directory: Path, content_hash: str) -> bool:
     try:
-        load(directory, content_hash)
+        _loaded(directory, content_hash)
     except StoreError:
         return False  # fallback-allowed: the question is whether it loads, and the caller acts on the no
     return True
