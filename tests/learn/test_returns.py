@@ -8,7 +8,7 @@ import pytest
 
 from gaelp.core.episode import End
 from gaelp.core.errors import ShapeError
-from gaelp.learn.returns import Estimates, continues, vtrace
+from gaelp.learn.returns import Estimates, continues, follows, retrace, vtrace
 
 
 def estimates(reward, value, end, valid=None, ratio=None, *, gamma=1.0, lam=1.0, rho_bar=1.0) -> Estimates:
@@ -111,3 +111,91 @@ def test_errors_never_cross_from_one_day_into_the_next():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ShapeError, match="needs value"):
         estimates([1.0, 2.0], [0.0, 0.0], [End.RUNNING, End.TERMINATED])
+
+
+def targets(reward, q, next_value, end, *, ratio=None, valid=None, gamma=1.0, lam=1.0) -> np.ndarray:
+    """Retrace targets of one window."""
+    n = len(reward)
+    return np.asarray(
+        retrace(
+            jnp.asarray([reward], jnp.float32), jnp.asarray([q], jnp.float32), jnp.asarray([next_value], jnp.float32),
+            jnp.asarray([end], jnp.int8), jnp.asarray([[True] * n if valid is None else valid]),
+            jnp.asarray([[1.0] * n if ratio is None else ratio], jnp.float32), gamma=gamma, lam=lam,
+        )
+    )[0]  # fmt: skip
+
+
+RUNNING = End.RUNNING
+
+
+def test_only_a_running_valid_transition_before_a_valid_one_is_followed():
+    end = jnp.asarray(
+        [[End.RUNNING, End.TERMINATED, End.RUNNING, End.TRUNCATED, End.RUNNING, End.RUNNING]], jnp.int8
+    )
+    valid = jnp.asarray([[True, True, False, True, True, True]])
+    np.testing.assert_array_equal(follows(end, valid)[0], [True, False, False, False, True, False])
+
+
+def test_retrace_over_one_transition_is_the_one_step_target():
+    # 2 + 0.5 x 10 = 7, whatever Q of the move itself and its ratio are
+    assert targets([2.0], [99.0], [10.0], [RUNNING], ratio=[0.3], gamma=0.5)[0] == 7.0
+    assert targets([2.0], [99.0], [10.0], [End.TRUNCATED], gamma=0.5)[0] == 7.0
+    assert targets([2.0], [99.0], [10.0], [End.TERMINATED], gamma=0.5)[0] == 2.0
+
+
+def test_retrace_with_ratios_of_one_is_worked_by_hand():
+    # gamma 0.5; d2 = 4 + 0.5 x 8 - 3 = 5;  d1 = 2 + 0.5 x 6 - 4 = 1;  d0 = 1 + 0.5 x 2 - 5 = -3
+    # target0 = 5 + (-3) + 0.5 x 1 + 0.25 x 5 = 3.75;  target1 = 4 + 1 + 0.5 x 5 = 7.5;  target2 = 3 + 5 = 8
+    found = targets([1.0, 2.0, 4.0], [5.0, 4.0, 3.0], [2.0, 6.0, 8.0], [RUNNING] * 3, gamma=0.5)
+    np.testing.assert_allclose(found, [3.75, 7.5, 8.0])
+
+
+def test_retrace_of_a_policy_that_plays_the_taken_moves_is_the_n_step_return():
+    # V_{t+1} = Q_{t+1} of the taken move: 1 + 0.5 x 2 + 0.25 x 4 + 0.125 x 8 = 4
+    found = targets([1.0, 2.0, 4.0], [5.0, 3.0, 6.0], [3.0, 6.0, 8.0], [RUNNING] * 3, gamma=0.5)
+    assert found[0] == 4.0
+
+
+def test_retrace_stops_at_a_move_the_policy_never_makes():
+    # The second move has ratio 0: the first target is 1 + 0.5 x 2 and knows nothing of what came later.
+    found = targets(
+        [1.0, 2.0, 4.0], [5.0, 4.0, 3.0], [2.0, 6.0, 8.0], [RUNNING] * 3, ratio=[1, 0, 1], gamma=0.5
+    )
+    np.testing.assert_allclose(found, [2.0, 7.5, 8.0])
+
+
+def test_retrace_cuts_ratios_at_one_and_shrinks_them_by_lambda():
+    # c1 = 0.5 x min(1, 4) = 0.5, c2 = 0.5 x 0.5 = 0.25
+    # target1 = 4 + 1 + 0.5 x 0.25 x 5 = 5.625;  target0 = 5 - 3 + 0.5 x 0.5 x (5.625 - 4) = 2.40625
+    found = targets(
+        [1.0, 2.0, 4.0],
+        [5.0, 4.0, 3.0],
+        [2.0, 6.0, 8.0],
+        [RUNNING] * 3,
+        ratio=[9, 4, 0.5],
+        gamma=0.5,
+        lam=0.5,
+    )
+    np.testing.assert_allclose(found, [2.40625, 5.625, 8.0])
+
+
+@pytest.mark.parametrize(("end", "target"), [(End.TERMINATED, 1.0), (End.TRUNCATED, 21.0)])
+def test_retrace_never_crosses_from_one_episode_into_the_next(end, target):
+    # After the end comes one invalid transition and then another episode worth 1000.
+    found = targets([1.0, 7.0, 1000.0], [0.0, 0.0, 0.0], [20.0, 30.0, 40.0], [end, RUNNING, RUNNING],
+                    valid=[True, False, True])  # fmt: skip
+    np.testing.assert_allclose(found, [target, 0.0, 1040.0])
+
+
+def test_retrace_ignores_what_is_not_a_number_in_padding():
+    nan = float("nan")
+    found = targets(
+        [1.0, nan], [0.0, nan], [2.0, nan], [RUNNING, RUNNING], valid=[True, False], ratio=[1.0, nan]
+    )
+    np.testing.assert_allclose(found, [3.0, 0.0])
+
+
+def test_retrace_refuses_shapes_that_would_broadcast():
+    one = jnp.zeros((2, 3))
+    with pytest.raises(ShapeError, match="one shape"):
+        retrace(one, one, one, one.astype(jnp.int8), one > 0, jnp.zeros((2, 1)), gamma=1.0, lam=1.0)

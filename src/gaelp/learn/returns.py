@@ -1,6 +1,7 @@
-"""What a transition is worth: bootstrapping, V-trace, and nothing about networks.
+"""What a transition is worth: bootstrapping, V-trace, Retrace, and nothing about networks.
 
-`continues` alone decides whether there is a future; every algorithm asks it.
+`continues` alone decides whether there is a future, `follows` alone whether what comes next belongs to the same
+episode; every algorithm asks them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ def continues(end: Array, valid: Array) -> Array:
     counts. TERMINATED: there is no future. Padding: nothing counts.
     """
     return jnp.where(valid & (end != End.TERMINATED), 1.0, 0.0)
+
+
+def follows(end: Array, valid: Array) -> Array:
+    """True [B,T] where transition t+1 of the row belongs to the same episode as t."""
+    return (end == End.RUNNING) & valid & jnp.pad(valid[:, 1:], ((0, 0), (0, 1)))
 
 
 class Estimates(eqx.Module):
@@ -64,8 +70,7 @@ def vtrace(
         )
     delta = jnp.where(valid, reward + gamma * continues(end, valid) * value[:, 1:] - value[:, :-1], 0.0)
     # Two days may follow each other in one row: an error never crosses from one into the other.
-    follows = (end == End.RUNNING) & valid & jnp.pad(valid[:, 1:], ((0, 0), (0, 1)))
-    carry = gamma * lam * follows
+    carry = gamma * lam * follows(end, valid)
 
     def back(error_after: Array, step: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         delta_t, carry_t, ratio_t = step
@@ -75,3 +80,48 @@ def vtrace(
     steps = (delta.T, carry.T, jnp.where(valid, ratio, 1.0).T)
     _, (error, advantage) = jax.lax.scan(back, jnp.zeros(b, delta.dtype), steps, reverse=True)
     return Estimates(advantage=advantage.T, target=value[:, :-1] + error.T)
+
+
+def retrace(
+    reward: Array,
+    q: Array,
+    next_value: Array,
+    end: Array,
+    valid: Array,
+    ratio: Array,
+    *,
+    gamma: Array | float,
+    lam: Array | float,
+) -> Array:
+    """Retrace(lambda) targets [N,n] for the moves taken in windows of n transitions.
+
+    reward, q, next_value, end, valid, ratio [N,n]: q = Q(s_t, a_t); next_value = E_pi Q(s_{t+1}, .), with
+    whatever the algorithm subtracts for entropy; ratio = pi / mu of the move taken. With c = lam min(1, ratio),
+    d_t = r_t + gamma V_{t+1} - Q_t and e_t = target_t - Q_t:
+
+        target_t = r_t + gamma V_{t+1} + gamma c_{t+1} e_{t+1}
+
+    that is Q_t + sum_k gamma^(k-t) (prod c) d_k. With n = 1 it is the one-step target; with ratio and lam 1
+    the n-step return where V is Q of the move taken. A transition's own Q and ratio do not enter its own target,
+    so what stands in the first column is free. The sum stays within an episode (`follows`) and what
+    `continues` says is bootstrapped. Where a transition is invalid, its target is 0.
+    Raises ShapeError when shapes differ: broadcasting here would learn nonsense quietly.
+    Source: Munos et al. (2016), equation 4.
+    """
+    if len({x.shape for x in (reward, q, next_value, end, valid, ratio)}) > 1 or reward.ndim != 2:
+        raise ShapeError(
+            f"returns: reward {reward.shape}, q {q.shape}, next_value {next_value.shape}, end {end.shape}, "
+            f"valid {valid.shape} and ratio {ratio.shape} must have one shape [N, n]."
+        )
+    one_step = jnp.where(valid, reward + gamma * continues(end, valid) * next_value, 0.0)
+    carry = gamma * follows(end, valid)
+    trace = jnp.where(valid, lam * jnp.minimum(1.0, ratio), 0.0)
+
+    def back(traced_after: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        one_step_t, carry_t, trace_t, q_t = step
+        target = one_step_t + carry_t * traced_after
+        return trace_t * (target - q_t), target
+
+    steps = (one_step.T, carry.T, trace.T, jnp.where(valid, q, 0.0).T)
+    _, target = jax.lax.scan(back, jnp.zeros(reward.shape[0], reward.dtype), steps, reverse=True)
+    return target.T
