@@ -127,7 +127,7 @@ class TrainingOrchestrator:
         plan = self.config.historical
         logged = self._logged(self.prepared.training_days)
         calls = -(-logged.episodes // phase.train_every)
-        for call in range(self._calls(phase) + len(self.run.found("batch_refused", phase=phase.name)), calls):
+        for call in range(self._calls(phase), calls):
             self.run.require_running()
             rows = np.arange(call * phase.train_every, min((call + 1) * phase.train_every, logged.episodes))
             batch = select(logged, rows)
@@ -195,7 +195,7 @@ class TrainingOrchestrator:
                 await self._catch_up(phase, live, cadence)
         live.wind_down()
         await self._catch_up(phase, live, cadence, remainder=True)
-        verdict = (await self._judge(phase, Depth.FULL)).verdict
+        verdict = await self._judge(phase)
         if live.days_played and not self.run.found("arms_compared", phase=phase.name):
             self.run.append("arms_compared", {"phase": phase.name, **live.comparison()})
         ends = [live_gate(phase.name, live.agent_days, live.control_days), live.balance()]
@@ -328,11 +328,14 @@ class TrainingOrchestrator:
         }
         return [("trained", told)]
 
-    async def _judge(self, phase: Phase, depth: Depth) -> LearningVerdict:
-        """Verify, and say so in the log."""
-        verdict, told = await self._verified(phase, depth)
-        self.run.append("judged", told)
-        return verdict
+    async def _judge(self, phase: Phase) -> Verdict:
+        """A live phase's judgement in full at its end, said in the log once: a resumed run takes what stands there."""
+        told = self.run.found("judged", phase=phase.name, depth=str(Depth.FULL))
+        if told:
+            return _learning(told[-1])
+        verdict, payload = await self._verified(phase, Depth.FULL)
+        self.run.append("judged", payload)
+        return verdict.verdict
 
     async def _verified(self, phase: Phase, depth: Depth) -> tuple[LearningVerdict, dict[str, object]]:
         """Learning verification of the learner in the judging worlds, and its event with every policy's share."""
@@ -521,7 +524,9 @@ class TrainingOrchestrator:
         ]
 
     def _calls(self, phase: Phase) -> int:
-        return len(self.run.found("trained", phase=phase.name))
+        """How many batches the phase has handed to training. A refused one counts: each batch has seeds or rows of its
+        own by its number, and a resumed run must not take them again."""
+        return sum(len(self.run.found(kind, phase=phase.name)) for kind in ("trained", "batch_refused"))
 
     def _begin(self, phase: Phase) -> None:
         if not self.run.found("phase_began", name=phase.name):
