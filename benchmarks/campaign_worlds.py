@@ -11,7 +11,7 @@ import numpy as np
 from gaelp.bidding.landscape import tabulate
 from gaelp.bidding.pacer import DEFAULT_PARAMS
 from gaelp.core.schema import TICKS_PER_DAY, Schema
-from gaelp.learn import ppo
+from gaelp.learn.policies import act_mode
 from gaelp.market.campaign import CampaignMarket, Certified, SampleMove
 from gaelp.market.world import Posterior
 
@@ -56,7 +56,7 @@ def benchmark_market(schema: Schema, sample_move: SampleMove) -> CampaignMarket:
     posterior, certified = posterior_and_pacer()
 
     def mode(policy: object, seen: jax.Array, mask: jax.Array) -> jax.Array:
-        return ppo.act_mode(policy, seen, mask).action  # type: ignore[arg-type]
+        return act_mode(policy, seen, mask).action  # type: ignore[arg-type]
 
     return CampaignMarket(
         posterior=posterior, certified=certified, schema=schema, sample_move=sample_move, mode_move=mode,

@@ -27,10 +27,10 @@ from campaign_env import CampaignVecEnv, Stepwise, check_same_market
 from campaign_worlds import benchmark_market, posterior_and_pacer
 from gaelp.core.episode import EpisodeBatch
 from gaelp.core.schema import default_schema
-from gaelp.learn import ppo
+from gaelp.learn import policies, ppo
 from gaelp.learn.engine import RLTrainingEngine
-from gaelp.learn.networks import Policy
 from gaelp.learn.normalise import fit_normaliser
+from gaelp.learn.policies import Policy
 from gaelp.market.campaign import SCALE_FLOOR
 from gaelp.market.world import HIDDEN
 
@@ -102,7 +102,7 @@ class Contest:
         def sampled(
             policy: Policy, seen: jax.Array, mask: jax.Array, key: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            choice = ppo.act(policy, seen, mask, key)
+            choice = policies.act(policy, seen, mask, key)
             return choice.action, choice.log_prob
 
         def any_move(

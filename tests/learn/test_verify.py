@@ -15,7 +15,7 @@ from gaelp.core.errors import BadInput
 from gaelp.core.verdict import FAIL, PASS, WAIT
 from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.metrics import TrainingMetrics
-from gaelp.learn.networks import Policy, named_arrays, with_named_arrays
+from gaelp.learn.networks import named_arrays, with_named_arrays
 from gaelp.learn.verify import (
     REFERENCES,
     WALKS,
@@ -247,7 +247,7 @@ def test_noise_instead_of_gradients_is_not_learning(honest):
     start, now = named_arrays(learner.initial_policy.actor), named_arrays(learner.policy.actor)
     walks = [random_walks(start, now, np.random.default_rng(seed)) for seed in (1, 2)]
     policies = [
-        Policy(with_named_arrays(learner.policy.actor, walk), learner.policy.scaling)
+        replace(learner.policy, actor=with_named_arrays(learner.policy.actor, walk))
         for walk in (walks[0][0], *walks[1])
     ]
     scores = judge.scores(jax.tree.map(lambda *xs: jnp.stack(xs), *policies), judge.seeds)

@@ -16,7 +16,7 @@ from gaelp.core.schema import Schema, default_schema
 from gaelp.learn import ppo
 from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.metrics import TrainingMetrics
-from gaelp.learn.networks import Policy
+from gaelp.learn.policies import Policy, act, act_mode
 
 SCHEMA: Schema = default_schema()
 PACE = np.repeat(np.array(SCHEMA.pace_levels, np.float32), len(SCHEMA.tilt_levels))
@@ -57,8 +57,8 @@ def delayed(context: NDArray[np.int32], action: NDArray[np.int32]) -> NDArray[np
     return np.stack([np.zeros_like(paid), paid], axis=1)
 
 
-_act = jax.jit(ppo.act)
-_mode = jax.jit(ppo.act_mode)
+_act = jax.jit(act)
+_mode = jax.jit(act_mode)
 
 
 def observations(context: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -138,7 +138,7 @@ class ToyEvaluator:
         context = self._context(seeds)
         observation = jnp.asarray(observations(context)[:, :-1])
         mask = jnp.ones((*observation.shape[:2], SCHEMA.action_size), bool)
-        moves = jax.vmap(lambda policy: ppo.act_mode(policy, observation, mask).action)(policies)
+        moves = jax.vmap(lambda policy: act_mode(policy, observation, mask).action)(policies)
         return np.stack([1.0 + self.pays(context, np.asarray(move)).mean(axis=1) for move in moves])
 
     def reference(self, name: str, seeds: NDArray[np.integer]) -> NDArray[np.float64]:

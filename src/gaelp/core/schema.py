@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
+from typing import Protocol
 
 from gaelp.core.errors import BadInput, nearest
 
@@ -36,6 +38,62 @@ CAMPAIGN_BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("history_win_rate", tuple(f"win_rate_{k}" for k in range(HISTORY))),
     ("history_value_rate", tuple(f"value_rate_{k}" for k in range(HISTORY))),
 )  # fmt: skip
+
+
+class Actions(StrEnum):
+    """What an action is: one of several joint moves under a mask, or one number for each line-item slot."""
+
+    MOVES = "moves"
+    RESIDUALS = "residuals"
+
+
+class AgentSchema(Protocol):
+    """What an agent must know of its task; the campaign `Schema` and `TaskSchema` both tell it.
+
+    zero_move: the index of the move that changes nothing, or none. bound: residuals lie in [-bound, bound].
+    """
+
+    @property
+    def observation_size(self) -> int: ...
+    @property
+    def action_size(self) -> int: ...
+    @property
+    def actions(self) -> Actions: ...
+    @property
+    def zero_move(self) -> int | None: ...
+    @property
+    def bound(self) -> float: ...
+    @property
+    def hash(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSchema:
+    """The sizes of a task that is no campaign: a practice environment or a probe."""
+
+    name: str
+    observation_size: int
+    action_size: int
+    actions: Actions
+    bound: float = 1.0
+    zero_move: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.observation_size < 1 or self.action_size < 1 or not 0 < self.bound < float("inf"):
+            raise BadInput(
+                f"task {self.name!r}: sizes {self.observation_size} and {self.action_size} and bound {self.bound} "
+                "must all be above 0."
+            )
+        if self.zero_move is not None and not 0 <= self.zero_move < self.action_size:
+            raise BadInput(
+                f"task {self.name!r}: zero_move {self.zero_move} is no move of {self.action_size}."
+            )
+
+    @property
+    def hash(self) -> str:
+        """Identity of the task; episodes and weights of another hash are refused."""
+        told = [self.name, self.observation_size, self.action_size, self.actions, self.bound, self.zero_move]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +155,16 @@ class Schema:
     @property
     def action_size(self) -> int:
         return len(self.pace_levels) * len(self.tilt_levels)
+
+    @property
+    def actions(self) -> Actions:
+        """Joint moves; residuals for each line item are not played in campaigns yet."""
+        return Actions.MOVES
+
+    @property
+    def bound(self) -> float:
+        """The largest step of either knob, in logs; joint moves need no other."""
+        return max(abs(level) for level in (*self.pace_levels, *self.tilt_levels))
 
     @property
     def zero_move(self) -> int:

@@ -39,6 +39,17 @@ def kl(log_probs: Array, other: Array, mask: Array) -> Array:
     return jnp.sum(jnp.where(mask, jnp.exp(log_probs) * (log_probs - other), 0.0), axis=-1)
 
 
+def epsilon_soft(q: Array, mask: Array, epsilon: Array) -> Array:
+    """Log-probabilities [..., A] of the best allowed move by q [..., A] with 1 - epsilon, else any allowed alike.
+
+    At epsilon 0 every other move has the log-probability FORBIDDEN: it cannot happen.
+    """
+    allowed = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
+    best = jnp.argmax(jnp.where(mask, q, FORBIDDEN), axis=-1)[..., None] == jnp.arange(q.shape[-1])
+    probability = jnp.where(mask, epsilon / allowed + (1.0 - epsilon) * best, 0.0)
+    return jnp.where(probability > 0, jnp.log(jnp.maximum(probability, 1e-37)), FORBIDDEN)
+
+
 def mode(log_probs: Array) -> Array:
     """The most likely move [...] int32, the first among equals."""
     return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)

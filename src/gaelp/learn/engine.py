@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from gaelp.core.episode import SOURCES, EpisodeBatch, Source
 from gaelp.core.errors import BadInput, ShapeError, UnusableBatch
-from gaelp.core.schema import Schema
-from gaelp.learn import ppo
-from gaelp.learn.export import hash_of, policy_part
+from gaelp.core.schema import Actions, AgentSchema
+from gaelp.learn.algorithm import Algorithm, Config, State, algorithm_named
+from gaelp.learn.experience import PER_TENSOR, Experience, Report
+from gaelp.learn.export import hash_of
 from gaelp.learn.metrics import Change, TrainingMetrics, WeightSnapshot, segment_shares
-from gaelp.learn.networks import Policy, named_arrays, with_named_arrays
+from gaelp.learn.networks import named_arrays, with_named_arrays
 from gaelp.learn.normalise import Normaliser, unscaled
-from gaelp.learn.ppo import AgentState, Experience, PPOConfig, Report
+from gaelp.learn.policies import Policy, policy_arrays
 from gaelp.learn.verify import (
     REFERENCES,
     Depth,
@@ -42,13 +43,16 @@ from gaelp.learn.verify import (
 
 Arrays = dict[str, NDArray[np.generic]]
 
-SMALLEST_BUCKET, BUCKET_GROWTH = 32, 4
-"""Batches are padded to 32, 128, 512, ... episodes, so that few shapes are compiled."""
+SMALLEST_BUCKET, BUCKET_GROWTH = 8, 4
+"""Batches are padded to 8, 32, 128, ... episodes, and never to less than before, so that few shapes are compiled."""
 MINIBATCH_WIDTH = 64
 """Minibatches are padded to multiples of this, so that phases with smaller ones share one program."""
 
 FALSE_CLAIM = 0.01
 """How far, in nats, a simulated episode's log-probabilities may differ from those of the weights it names."""
+
+UNLIMITED = np.int32(2**31 - 1)
+"""Gradient steps of an ordinary call: as many as the epochs and minibatches make."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,16 +60,17 @@ log = structlog.get_logger(__name__)
 class RLTrainingEngine:
     """Trains, verifies, saves and restores one agent.
 
-    learning_rate: overrides the one in `config`; none keeps it. normaliser: fitted on pacer episodes
-    (`normalise.fit_normaliser`), or none to take observations as they are. hidden_width: H of simulated
-    episodes. clock: seconds, for the metrics' wall-clock field only.
+    algorithm: "ppo", "dqn", "sac", or an Algorithm; config: of its config type. learning_rate: overrides
+    the one in `config`; none keeps it. normaliser: fitted on pacer episodes (`normalise.fit_normaliser`), or
+    none to take observations as they are. hidden_width: H of simulated episodes. clock: seconds, for the
+    metrics' wall-clock field only.
     """
 
     def __init__(
         self,
-        config: PPOConfig,
-        schema: Schema,
-        algorithm: str = "ppo",
+        config: Config,
+        schema: AgentSchema,
+        algorithm: str | Algorithm = "ppo",
         learning_rate: float | None = None,
         seed: int = 7,
         evaluator: Evaluator | None = None,
@@ -75,18 +80,23 @@ class RLTrainingEngine:
         terms: Terms = Terms(),  # noqa: B008  frozen, so one for all is right
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if algorithm != "ppo":
-            raise BadInput(f"algorithm is {algorithm!r}: this engine trains PPO only so far, use 'ppo'.")
+        self.algorithm = algorithm if isinstance(algorithm, Algorithm) else algorithm_named(algorithm)
+        if type(config) is not self.algorithm.config_type:
+            raise BadInput(
+                f"config is a {type(config).__name__}, {self.algorithm.name!r} takes a "
+                f"{self.algorithm.config_type.__name__}."
+            )
         self.schema = schema
-        self.config = config if learning_rate is None else replace(config, learning_rate=learning_rate)
+        self.config = config if learning_rate is None else _with(config, learning_rate=learning_rate)
         self.hidden_width = hidden_width
         self.evaluator = evaluator
         self.terms = terms
         self._clock = clock
-        self._coefficients = ppo.coefficients(self.config)
-        self._unanchored = ppo.coefficients(replace(self.config, anchor_kl=0.0))
+        self._coefficients = self.algorithm.coefficients(self.config)
+        self._unanchored = self.algorithm.coefficients(_with(self.config, anchor_kl=0.0))
         scaling = unscaled(schema.observation_size, hidden_width) if normaliser is None else normaliser
-        self._state = ppo.init(self.config, schema, hidden_width, jax.random.key(seed), scaling)
+        self._state = self.algorithm.init(self.config, schema, hidden_width, jax.random.key(seed), scaling)
+        self._bucket = SMALLEST_BUCKET
         self._names = tuple(named_arrays(self._state.agent))
         self._initial = self._state.policy
         self._promoted: Policy | None = None
@@ -95,13 +105,13 @@ class RLTrainingEngine:
         self._training = asyncio.Lock()
 
     @property
-    def state(self) -> AgentState:
+    def state(self) -> State:
         """Everything that training carries, as one pytree."""
         return self._state
 
     @property
     def policy(self) -> Policy:
-        """What plays: hand it to `ppo.act`, `ppo.act_mode`, or back to `train_step` as an anchor."""
+        """What plays: hand it to `policies.act`, `policies.act_mode`, or back to `train_step` as an anchor."""
         return self._state.policy
 
     @property
@@ -152,10 +162,10 @@ class RLTrainingEngine:
             raise BadInput(f"batch_size {batch_size} and num_epochs {num_epochs} must both be at least 1.")
         async with self._training:
             # The worker only computes; the state moves here, so a cancelled call leaves it as it was.
-            state, hashes, metrics = await asyncio.to_thread(
-                self._train, episode_results, batch_size, num_epochs, anchor
-            )
-            self._state, self._hashes, self._trail = state, hashes, self._trail.after(metrics)
+            trained = await asyncio.to_thread(self._train, episode_results, batch_size, num_epochs, anchor)
+            metrics = trained.metrics
+            self._state, self._hashes, self._bucket = trained.state, trained.hashes, trained.bucket
+            self._trail = self._trail.after(metrics)
         log.info(
             "trained", weight_change=metrics.weight_change.absolute, loss=metrics.loss, call=metrics.call,
             updates=metrics.updates, transitions=metrics.transitions, actor_hash=metrics.actor_hash_after,
@@ -164,32 +174,38 @@ class RLTrainingEngine:
 
     def _train(
         self, batch: EpisodeBatch, batch_size: int, num_epochs: int, anchor: Policy | None
-    ) -> tuple[AgentState, _Hashes, TrainingMetrics]:
+    ) -> _Trained:
         began = self._clock()
-        batch.check(observation_size=self.schema.observation_size, action_size=self.schema.action_size)
+        schema, algorithm = self.schema, self.algorithm
+        batch.check(
+            observation_size=schema.observation_size, action_size=schema.action_size, actions=schema.actions
+        )
         host = batch.to_numpy()
-        experience = self._experience(host)
-        state, report = ppo.update(
+        bucket = self._bucket
+        while bucket < host.episodes:
+            bucket *= BUCKET_GROWTH
+        state, report = algorithm.update(
             self._state,
-            experience,
+            self._experience(host, bucket),
             self._state.policy if anchor is None else anchor,
             self._unanchored if anchor is None else self._coefficients,
-            num_epochs,
-            batch_size,
+            np.int32(num_epochs),
+            np.int32(batch_size),
+            UNLIMITED,
             width=-(-batch_size // MINIBATCH_WIDTH) * MINIBATCH_WIDTH,
         )
         fetched: Report = jax.device_get(report)
-        told = dict(zip(ppo.SCALARS, fetched.scalars.tolist(), strict=True))
+        told = dict(zip(algorithm.scalars, fetched.scalars.tolist(), strict=True))
         by_tensor = {
             what: dict(zip(self._names, row, strict=True))
-            for what, row in zip(ppo.PER_TENSOR, fetched.per_tensor.tolist(), strict=True)
+            for what, row in zip(PER_TENSOR, fetched.per_tensor.tolist(), strict=True)
         }
         _refuse(told, fetched, self.config)
         hashes = _hashes(state)
         simulated = host.sources == SOURCES.index(Source.SIMULATED)
         moved, norm = by_tensor["weight_change"], by_tensor["weight_norm"]
         metrics = TrainingMetrics(
-            algorithm="ppo",
+            algorithm=algorithm.name,
             call=int(state.calls),
             updates=int(told["updates"]),
             transitions=host.transitions,
@@ -201,6 +217,7 @@ class RLTrainingEngine:
             weight_change_by_tensor={name: _change(moved[name], norm[name]) for name in self._names},
             gradient_norm_before=by_tensor["gradient_norm_before"],
             gradient_norm_after=by_tensor["gradient_norm_after"],
+            parts={name: figure for name, figure in told.items() if name not in _OWN_FIELD},
             **{name: told[name] for name in _TOLD},
             segment_shares=segment_shares(host.segment, host.weight, host.valid),
             mean_reward=float(host.reward[host.valid].mean(dtype=np.float64)),
@@ -210,9 +227,9 @@ class RLTrainingEngine:
             actor_hash_after=hashes.actor,
             seconds=self._clock() - began,
         )
-        return state, hashes, metrics
+        return _Trained(state, hashes, metrics, bucket)
 
-    def _experience(self, host: EpisodeBatch) -> Experience:
+    def _experience(self, host: EpisodeBatch, bucket: int) -> Experience:
         """The batch as `update` takes it, padded to a bucket. Raises UnusableBatch for foreign provenance."""
         b, told = host.episodes, host.provenance
         if len(told) not in (1, b):
@@ -238,11 +255,10 @@ class RLTrainingEngine:
                 )
             hidden = np.zeros((*hidden.shape[:2], self.hidden_width), np.float32)
         mine = np.array([p.actor_hash == self._hashes.actor for p in told])
-        bucket = SMALLEST_BUCKET
-        while bucket < b:
-            bucket *= BUCKET_GROWTH
 
         def padded(x: NDArray[np.generic], dtype: type) -> NDArray[np.generic]:
+            if b == bucket:
+                return np.asarray(x, dtype)
             whole = np.zeros((bucket, *x.shape[1:]), dtype)
             whole[:b] = x
             return whole
@@ -257,7 +273,10 @@ class RLTrainingEngine:
         arrays = {
             "observation": padded(wiped(host.observation, seen), np.float32),
             "mask": padded(host.mask, np.bool_),
-            "action": padded(wiped(host.action, host.valid), np.int32),
+            "action": padded(
+                wiped(host.action, host.valid),
+                np.int32 if self.schema.actions is Actions.MOVES else np.float32,
+            ),
             "log_prob": padded(wiped(host.log_prob, host.valid), np.float32),
             "reward": padded(wiped(host.reward, host.valid), np.float32),
             "end": padded(host.end, np.int8),
@@ -266,6 +285,7 @@ class RLTrainingEngine:
             "hidden": padded(wiped(hidden, seen), np.float32),
             "simulated": padded(simulated, np.bool_),
             "claimed": padded(np.broadcast_to(mine, (b,)) & simulated, np.bool_),
+            "logged": padded(host.sources == SOURCES.index(Source.LOGGED), np.bool_),
         }
         # Compiled calls take arrays of the host as they are; putting them on the device first costs more.
         return Experience(**{name: cast(jax.Array, array) for name, array in arrays.items()})
@@ -303,7 +323,7 @@ class RLTrainingEngine:
             start, end = named_arrays(self._initial.actor), named_arrays(now.actor)
             rng = np.random.default_rng(int(judged[:16], 16))
             walks = random_walks(start, end, rng)
-            policies += [Policy(with_named_arrays(now.actor, walk), now.scaling) for walk in walks]
+            policies += [replace(now, actor=with_named_arrays(now.actor, walk)) for walk in walks]
         stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *policies)
         scores = np.asarray(evaluator.scores(stacked, seeds), np.float64)
         if scores.shape != (len(policies), len(seeds)):
@@ -323,6 +343,7 @@ class RLTrainingEngine:
         saved |= {f"initial.{name}": array for name, array in named_arrays(self._initial).items()}
         if self._promoted is not None:
             saved |= {f"promoted.{name}": array for name, array in named_arrays(self._promoted).items()}
+        saved["bucket"] = np.asarray(self._bucket, np.int64)
         saved["trail"] = np.frombuffer(self._trail.to_json().encode(), np.uint8)
         saved["schema_hash"] = np.frombuffer(self.schema.hash.encode(), np.uint8)
         return saved
@@ -330,7 +351,7 @@ class RLTrainingEngine:
     def load_state(self, saved: Mapping[str, NDArray[np.generic]]) -> None:
         """Take back what `save_state` gave. Raises ShapeError or BadInput, with the state unchanged, when
         something is missing, of another shape or of another schema."""
-        for name in ("trail", "schema_hash"):
+        for name in ("trail", "schema_hash", "bucket"):
             if name not in saved:
                 raise BadInput(f"saved state: {name!r} is missing; it was not written by save_state.")
         schema_hash = saved["schema_hash"].tobytes().decode()
@@ -346,7 +367,7 @@ class RLTrainingEngine:
         last = with_named_arrays(self._initial, promoted) if promoted else None
         trail = Trail.from_json(saved["trail"].tobytes().decode())
         self._state, self._initial, self._promoted, self._trail = state, initial, last, trail
-        self._hashes = _hashes(state)
+        self._hashes, self._bucket = _hashes(state), int(saved["bucket"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,15 +378,24 @@ class _Hashes:
     actor: str
 
 
-# Scalars that go from the report into the metrics under the same name.
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What a call computed, before the engine takes it over."""
+
+    state: State
+    hashes: _Hashes
+    metrics: TrainingMetrics
+    bucket: int
+
+
+# Scalars that every algorithm reports and that are fields of the metrics; what else it tells is among `parts`.
 _TOLD = (
-    "loss", "policy_loss", "value_loss", "privileged_value_loss", "entropy", "entropy_share", "anchor_kl",
-    "approx_kl", "clip_fraction", "explained_variance", "effective_sample_share", "clipped_mass",
-    "min_update_change",
+    "loss", "entropy", "entropy_share", "approx_kl", "effective_sample_share", "clipped_mass", "min_update_change",
 )  # fmt: skip
+_OWN_FIELD = {*_TOLD, "updates", "false_claim"}
 
 
-def _refuse(told: Mapping[str, float], fetched: Report, config: PPOConfig) -> None:
+def _refuse(told: Mapping[str, float], fetched: Report, config: Config) -> None:
     """Raise UnusableBatch when the call must not count; the caller still holds the old state."""
     if not told["false_claim"] <= FALSE_CLAIM:
         raise UnusableBatch(
@@ -383,18 +413,23 @@ def _refuse(told: Mapping[str, float], fetched: Report, config: PPOConfig) -> No
         )
 
 
+def _with(config: Config, **changes: float) -> Config:
+    changed: Config = replace(cast(Any, config), **changes)
+    return changed
+
+
 def _change(moved: float, before: float) -> Change:
     return Change(moved, moved / before if before > 0 else 0.0)
 
 
-def _weights(state: AgentState) -> Arrays:
-    scalings = {"scaling": state.normaliser.observation, "hidden_scaling": state.normaliser.hidden}
-    arrays = named_arrays(state.agent)
-    return arrays | {
-        f"{what}.{n}": a for what, scaling in scalings.items() for n, a in named_arrays(scaling).items()
-    }
+def _weights(state: State) -> Arrays:
+    hidden = named_arrays(state.normaliser.hidden)
+    return (
+        named_arrays(state.agent)
+        | policy_arrays(state.policy)
+        | {f"hidden_scaling.{name}": array for name, array in hidden.items()}
+    )
 
 
-def _hashes(state: AgentState) -> _Hashes:
-    arrays = _weights(state)
-    return _Hashes(hash_of(arrays), hash_of(policy_part(arrays)))
+def _hashes(state: State) -> _Hashes:
+    return _Hashes(hash_of(_weights(state)), hash_of(policy_arrays(state.policy)))

@@ -30,12 +30,13 @@ class SegmentShare:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMetrics:
-    """One call of `train_step`. Losses, norms, entropy, KL and clip fraction are means over its gradient steps.
+    """One call of `train_step`. Loss, parts, norms, entropy and KL are means over its gradient steps.
 
     weight_change: all weights; weight_change_by_tensor and gradient_norm_*: by dotted tensor name.
     min_update_change: the smallest L2 change of any single gradient step. entropy in nats; entropy_share
     of the largest entropy the masks allowed. approx_kl: E[(u - 1) - ln u] against the policy at the
-    start (k3). explained_variance: of the value targets, when the call began. effective_sample_share:
+    start (k3). parts: what only this algorithm has, by the names of its SCALARS (PPO: policy_loss, value_loss,
+    clip_fraction, explained_variance of the value targets when the call began, ...). effective_sample_share:
     (sum w)^2 / (n sum w^2) of pi / mu over the logged and live transitions, or over all when there are
     none. clipped_mass: share of the importance weights cut off by rho_bar. transitions: valid ones,
     simulated_transitions of them simulated. weights_hash_*: all weights; actor_hash_*: what plays.
@@ -54,17 +55,12 @@ class TrainingMetrics:
     weight_change_by_tensor: Mapping[str, Change]
     min_update_change: float
     loss: float
-    policy_loss: float
-    value_loss: float
-    privileged_value_loss: float
-    anchor_kl: float
+    parts: Mapping[str, float]
     gradient_norm_before: Mapping[str, float]
     gradient_norm_after: Mapping[str, float]
     entropy: float
     entropy_share: float
     approx_kl: float
-    clip_fraction: float
-    explained_variance: float
     effective_sample_share: float
     clipped_mass: float
     segment_shares: Mapping[str, SegmentShare]

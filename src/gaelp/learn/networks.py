@@ -1,4 +1,4 @@
-"""The agent's networks: one plain MLP each for the actor and its two critics, on the flat observation.
+"""The parts that agents are built of: plain MLPs on the flat observation, and every array by its name.
 
 What this is not: an encoder shared by line items. Every item slot has weights of its own, so what is
 learned about one item says nothing about another. That is right for accounts of a few items; the
@@ -7,7 +7,7 @@ per-item encoder for accounts with many is not built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import equinox as eqx
@@ -18,8 +18,6 @@ from jax import Array
 from numpy.typing import NDArray
 
 from gaelp.core.errors import ShapeError
-from gaelp.core.schema import Schema
-from gaelp.learn.normalise import Scaling
 
 OUTPUT_SCALE = 1e-3
 """The actor's last layer starts this small: the untrained agent's mode is the zero move everywhere."""
@@ -33,41 +31,39 @@ class Layer(eqx.Module):
 
 
 Layers = tuple[Layer, ...]
+Activation = Callable[[Array], Array]
 
 Tree = TypeVar("Tree")
 
 
-def forward(layers: Layers, x: Array) -> Array:
-    """Affine maps with tanh between them: x [..., inputs] -> [..., outputs of the last layer]."""
+def forward(layers: Layers, x: Array, activation: Activation = jnp.tanh) -> Array:
+    """Affine maps with `activation` between them: x [..., inputs] -> [..., outputs of the last layer]."""
     for layer in layers[:-1]:
-        x = jnp.tanh(x @ layer.weight + layer.bias)
+        x = activation(x @ layer.weight + layer.bias)
     return x @ layers[-1].weight + layers[-1].bias
 
 
-class Policy(eqx.Module):
-    """What plays: the actor and the scaling of its observation. Arrays only, so policies can be stacked."""
+class Dueling(eqx.Module):
+    """A relu trunk under two heads: the value of the state and the advantage of every move.
 
-    actor: Layers
-    scaling: Scaling
-
-    def logits(self, observation: Array) -> Array:
-        """Unmasked logits [..., A] for raw observations [..., O]."""
-        return forward(self.actor, self.scaling(observation))
-
-
-class Agent(eqx.Module):
-    """Everything that is trained.
-
-    critic: value of the observation; it serves every phase. privileged: value of observation and the
-    simulator's hidden truth together; it exists for the advantages of simulated episodes only.
+    Source: Wang et al. (2016), equation 9: Q = V + A - mean(A), the mean over all moves, allowed or not.
     """
 
-    actor: Layers
-    critic: Layers
-    privileged: Layers
+    trunk: Layers
+    value: Layer
+    advantage: Layer
+
+    def q_values(self, x: Array) -> Array:
+        """Q [..., A] for scaled observations x [..., O]."""
+        for layer in self.trunk:
+            x = jax.nn.relu(x @ layer.weight + layer.bias)
+        advantage = x @ self.advantage.weight + self.advantage.bias
+        value = x @ self.value.weight + self.value.bias
+        return value + advantage - jnp.mean(advantage, axis=-1, keepdims=True)
 
 
-def _orthogonal(rng: np.random.Generator, inputs: int, outputs: int, scale: float) -> Layer:
+def orthogonal(rng: np.random.Generator, inputs: int, outputs: int, scale: float) -> Layer:
+    """A layer with an orthogonal weight times `scale` and no bias."""
     # In NumPy, not JAX: a dozen little QR programs would cost more to compile than the training step.
     square = np.linalg.qr(rng.standard_normal((max(inputs, outputs), min(inputs, outputs))))
     q = square.Q * np.sign(np.diagonal(square.R))
@@ -75,25 +71,10 @@ def _orthogonal(rng: np.random.Generator, inputs: int, outputs: int, scale: floa
     return Layer(jnp.asarray(weight, jnp.float32), jnp.zeros(outputs, jnp.float32))
 
 
-def _stack(rng: np.random.Generator, widths: tuple[int, ...], last_scale: float) -> Layers:
+def stack(rng: np.random.Generator, widths: tuple[int, ...], last_scale: float) -> Layers:
+    """Orthogonal layers of the given widths, scale sqrt(2), the last one `last_scale`; biases 0."""
     scales = [np.sqrt(2.0)] * (len(widths) - 2) + [last_scale]
-    return tuple(_orthogonal(rng, i, o, s) for i, o, s in zip(widths[:-1], widths[1:], scales, strict=True))
-
-
-def fresh_agent(
-    schema: Schema, *, hidden: tuple[int, ...], hidden_width: int, zero_bias: float, rng: np.random.Generator
-) -> Agent:
-    """Orthogonal weights; the actor's bias favours the zero move, so an untrained agent is the pacer.
-
-    hidden: widths of the tanh layers. hidden_width: H, how many numbers the privileged critic sees more.
-    """
-    actor = _stack(rng, (schema.observation_size, *hidden, schema.action_size), OUTPUT_SCALE)
-    bias = actor[-1].bias.at[schema.zero_move].set(zero_bias)
-    return Agent(
-        actor=(*actor[:-1], Layer(actor[-1].weight, bias)),
-        critic=_stack(rng, (schema.observation_size, *hidden, 1), 1.0),
-        privileged=_stack(rng, (schema.observation_size + hidden_width, *hidden, 1), 1.0),
-    )
+    return tuple(orthogonal(rng, i, o, s) for i, o, s in zip(widths[:-1], widths[1:], scales, strict=True))
 
 
 def named_arrays(tree: eqx.Module | Layers) -> dict[str, NDArray[np.generic]]:

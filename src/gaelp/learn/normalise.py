@@ -1,6 +1,7 @@
-"""Fixed scaling of observations: fitted once from the pacer's episodes, then part of the state.
+"""Scaling of observations and returns, part of the state: fixed from the pacer's episodes, or running.
 
-There are no running statistics: they would make the meaning of a weight depend on when it was read.
+In campaigns the scaling is fixed: running statistics make the meaning of a weight depend on when it was
+read. Practice environments have no pacer to fit one from; there it may follow what was seen.
 """
 
 from __future__ import annotations
@@ -36,6 +37,47 @@ class Normaliser(eqx.Module):
 
     observation: Scaling
     hidden: Scaling
+
+
+class Moments(eqx.Module):
+    """Count [], mean [F] and sum of squared deviations [F] of all rows seen so far."""
+
+    count: Array
+    mean: Array
+    squares: Array
+
+    @staticmethod
+    def none(features: int) -> Moments:
+        """Nothing seen yet."""
+        return Moments(jnp.zeros(()), jnp.zeros(features), jnp.zeros(features))
+
+    def with_rows(self, rows: Array, present: Array) -> Moments:
+        """With rows [N, F] added, those that are present [N]. Source: Chan, Golub and LeVeque (1983), pairwise."""
+        n = jnp.sum(present).astype(jnp.float32)
+        kept = present[:, None]
+        mean = jnp.sum(jnp.where(kept, rows, 0.0), axis=0) / jnp.maximum(n, 1.0)
+        squares = jnp.sum(jnp.where(kept, rows - mean, 0.0) ** 2, axis=0)
+        total = self.count + n
+        shift = mean - self.mean
+        share = n / jnp.maximum(total, 1.0)
+        return Moments(
+            total, self.mean + share * shift, self.squares + squares + shift**2 * self.count * share
+        )
+
+    def inverse_deviation(self) -> Array:
+        """1 / deviation [F], at most 100; 1 before two rows were seen."""
+        deviation = jnp.sqrt(self.squares / jnp.maximum(self.count, 1.0))
+        return jnp.where(self.count > 1, 1.0 / jnp.maximum(deviation, 0.01), 1.0)
+
+
+def require_widths(normaliser: Normaliser, observation_size: int, hidden_width: int) -> None:
+    """Raise BadInput when the normaliser's scalings have other widths than the agent's inputs."""
+    for name, scaling, width in (
+        ("observation", normaliser.observation, observation_size),
+        ("hidden", normaliser.hidden, hidden_width),
+    ):
+        if scaling.mean.shape != (width,):
+            raise BadInput(f"normaliser: {name} has width {scaling.mean.shape[0]}, expected {width}.")
 
 
 def fit_scaling(rows: NDArray[np.floating]) -> Scaling:

@@ -1,4 +1,4 @@
-"""PPO over masked joint moves, on episodes of its own or of any logged policy; read from top to bottom.
+"""PPO over masked joint moves or residuals, on episodes of its own or of any logged policy; read top to bottom.
 
 There is one path. `pi_prox` is the policy when the call begins, `mu` the policy that was logged:
 
@@ -11,9 +11,10 @@ Source: Schulman et al. (2017); Hilton, Cobbe and Schulman (2021), decoupled PPO
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from functools import partial
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,11 +24,35 @@ import optax
 from jax import Array
 
 from gaelp.core.errors import BadInput
-from gaelp.core.schema import Schema
+from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
-from gaelp.learn.networks import Agent, Layers, Policy, forward, fresh_agent
-from gaelp.learn.normalise import Normaliser
+from gaelp.learn.experience import Experience, Report
+from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, forward, stack
+from gaelp.learn.normalise import Moments, Normaliser, Scaling, require_widths
+from gaelp.learn.policies import Categorical, Gaussian, Policy, SquashedGaussian, gaussian_log_prob
 from gaelp.learn.returns import vtrace
+
+
+class Standardise(StrEnum):
+    """Over what advantages get mean 0 and deviation 1.
+
+    BATCH: the whole call, simulated transitions and all others apart; a minibatch of 16 live transitions
+    says too little about its own mean. MINIBATCH: each minibatch by itself, as most libraries do.
+    """
+
+    BATCH = "batch"
+    MINIBATCH = "minibatch"
+
+
+class Statistics(StrEnum):
+    """Whether the scaling of observations and rewards is FIXED from the start or RUNNING with the training.
+
+    RUNNING: after each call both follow all that was seen so far; they are part of the state, and the
+    scaling of the observation is part of what plays.
+    """
+
+    FIXED = "fixed"
+    RUNNING = "running"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,33 +64,51 @@ class PPOConfig:
     is reported. anchor_kl: weight of KL(policy || anchor) when an anchor is given. min_ess: smallest
     effective share of logged or live transitions. target_kl: a call stops early once a minibatch has
     moved 1.5 times as far; None never stops. zero_bias: head start of the zero move, in logits.
+
+    learning_rate_final, entropy_final: reached linearly after `anneal_updates` gradient steps; None stays.
+    entropy_target: holds the entropy there by moving its weight by a factor of exp(entropy_rate x shortfall)
+    a call; for moves a share of the largest entropy, for residuals nats per active dimension; None leaves
+    the weight to its schedule. log_std: the initial log deviation of residuals, in their own unit.
     """
 
     learning_rate: float = 3e-4
+    learning_rate_final: float | None = None
     clip: float = 0.2
     gamma: float = 1.0
     gae_lambda: float = 0.95
     entropy: float = 0.0
+    entropy_final: float | None = None
+    entropy_target: float | None = None
+    entropy_rate: float = 0.1
+    anneal_updates: int = 1
     value_coef: float = 0.5
     max_grad_norm: float = 0.5
     reward_scale: float = 20.0
     hidden: tuple[int, ...] = (64, 64)
     zero_bias: float = 1.0
+    log_std: float = 0.0
     rho_bar: float = 1.0
     target_kl: float | None = None
     anchor_kl: float = 0.0
     min_ess: float = 0.3
+    standardise: Standardise = Standardise.BATCH
+    statistics: Statistics = Statistics.FIXED
 
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {
             "learning_rate": (0.0, 1.0), "clip": (1e-6, 1.0), "gamma": (0.0, 1.0), "gae_lambda": (0.0, 1.0),
-            "entropy": (0.0, 10.0), "value_coef": (0.0, 100.0), "max_grad_norm": (1e-9, math.inf),
-            "reward_scale": (1e-9, 1e9), "zero_bias": (0.0, 20.0), "rho_bar": (1.0, 2.0),
+            "entropy": (0.0, 10.0), "entropy_rate": (0.0, 10.0), "anneal_updates": (1, 2**31 - 1),
+            "value_coef": (0.0, 100.0), "max_grad_norm": (1e-9, math.inf), "reward_scale": (1e-9, 1e9),
+            "zero_bias": (0.0, 20.0), "log_std": (-20.0, 2.0), "rho_bar": (1.0, 2.0),
             "anchor_kl": (0.0, 1e3), "min_ess": (0.0, 1.0),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise BadInput(f"{name} is {getattr(self, name)}, expected {low:g} to {high:g}.")
+        for name, (low, high) in {"learning_rate_final": (0.0, 1.0), "entropy_final": (0.0, 10.0),
+                                  "entropy_target": (-20.0, 20.0)}.items():  # fmt: skip
+            if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
+                raise BadInput(f"{name} is {getattr(self, name)}, expected {low:g} to {high:g}, or none.")
         if self.target_kl is not None and not self.target_kl > 0:
             raise BadInput(f"target_kl is {self.target_kl}, expected above 0, or none to never stop early.")
         if not self.hidden or min(self.hidden) < 1:
@@ -76,10 +119,15 @@ class Coefficients(eqx.Module):
     """The numbers of a PPOConfig as arrays: another learning rate must not mean another compilation."""
 
     learning_rate: Array
+    learning_rate_final: Array
     clip: Array
     gamma: Array
     gae_lambda: Array
     entropy: Array
+    entropy_final: Array
+    entropy_target: Array
+    entropy_rate: Array
+    anneal_updates: Array
     value_coef: Array
     max_grad_norm: Array
     reward_scale: Array
@@ -87,24 +135,59 @@ class Coefficients(eqx.Module):
     target_kl: Array
     anchor_kl: Array
     min_ess: Array
+    by_minibatch: Array
+    running: Array
 
 
 def coefficients(config: PPOConfig) -> Coefficients:
-    """The config as arrays; `target_kl=None` becomes infinity."""
-    numbers = {f.name: getattr(config, f.name) for f in fields(Coefficients)}
-    numbers["target_kl"] = math.inf if config.target_kl is None else config.target_kl
-    return Coefficients(**{name: jnp.asarray(number, jnp.float32) for name, number in numbers.items()})
+    """The config as arrays; without a target the KL's is infinite and the entropy's is NaN."""
+    numbers = {f.name: getattr(config, f.name) for f in fields(PPOConfig) if f.type == "float"}
+    for name in ("learning_rate", "entropy"):
+        final = getattr(config, f"{name}_final")
+        numbers[f"{name}_final"] = numbers[name] if final is None else final
+    numbers |= {
+        "entropy_target": math.nan if config.entropy_target is None else config.entropy_target,
+        "anneal_updates": config.anneal_updates,
+        "target_kl": math.inf if config.target_kl is None else config.target_kl,
+        "by_minibatch": config.standardise is Standardise.MINIBATCH,
+        "running": config.statistics is Statistics.RUNNING,
+    }
+    return Coefficients(**{f.name: jnp.asarray(numbers[f.name], jnp.float32) for f in fields(Coefficients)})
+
+
+class Agent(eqx.Module):
+    """Everything that is trained.
+
+    log_std [A]: of residuals; none for moves. critic: value of the observation; it serves every phase.
+    privileged: value of observation and the simulator's hidden truth together, for the advantages of
+    simulated episodes only; none where nothing is hidden (H = 0).
+    """
+
+    actor: Layers
+    log_std: Array | None
+    critic: Layers
+    privileged: Layers | None
+
+
+NETWORKS = (("actor", "log_std"), ("critic",), ("privileged",))
+"""Fields of Agent whose gradients are clipped together, by their own norm."""
 
 
 class AgentState(eqx.Module):
     """All that training carries from call to call: one pytree of plain arrays, saved and restored whole.
 
-    optimiser: Adam's moments over all weights as one vector. key: the raw data of the random key.
-    updates: gradient steps so far; calls: training calls so far.
+    optimiser: Adam's moments over all weights as one vector. observed [O], returned []: running moments of
+    observations and of the critic's targets. entropy_coef: the weight that holds the entropy at its target.
+    bound: of residuals. key: the raw data of the random key. updates: gradient steps so far; calls:
+    training calls so far.
     """
 
     agent: Agent
     normaliser: Normaliser
+    observed: Moments
+    returned: Moments
+    entropy_coef: Array
+    bound: Array
     optimiser: optax.ScaleByAdamState
     key: Array
     updates: Array
@@ -113,95 +196,57 @@ class AgentState(eqx.Module):
     @property
     def policy(self) -> Policy:
         """What plays."""
-        return Policy(self.agent.actor, self.normaliser.observation)
-
-
-class Experience(eqx.Module):
-    """Episodes as `update` takes them: the arrays of an EpisodeBatch, padded to a bucket of episodes.
-
-    simulated[B]: the hidden truth is real, so the privileged critic judges. claimed[B]: provenance says
-    that exactly these weights played, so the logged log-probabilities must be theirs.
-    """
-
-    observation: Array
-    mask: Array
-    action: Array
-    log_prob: Array
-    reward: Array
-    end: Array
-    valid: Array
-    weight: Array
-    hidden: Array
-    simulated: Array
-    claimed: Array
+        scaling = self.normaliser.observation
+        if self.agent.log_std is None:
+            return Categorical(self.agent.actor, scaling)
+        return Gaussian(self.agent.actor, self.agent.log_std, scaling, self.bound)
 
 
 SCALARS = (
     "loss", "policy_loss", "value_loss", "privileged_value_loss", "entropy", "entropy_share", "anchor_kl",
-    "approx_kl", "clip_fraction", "explained_variance", "effective_sample_share", "clipped_mass",
-    "false_claim", "min_update_change", "updates",
+    "approx_kl", "clip_fraction", "at_bound", "explained_variance", "effective_sample_share", "clipped_mass",
+    "false_claim", "entropy_coef", "min_update_change", "updates",
 )  # fmt: skip
-PARTS = SCALARS[:9]
+PARTS = SCALARS[:10]
 """The scalars that each gradient step adds to; the report gives their means over the steps."""
-
-PER_TENSOR = ("gradient_norm_before", "gradient_norm_after", "weight_change", "weight_norm")
-
-
-class Report(eqx.Module):
-    """What a call measured, in two arrays so that it is fetched at once: scalars [15] in the order of
-    SCALARS, per_tensor [4, K] in that of PER_TENSOR, with one column for each tensor of the agent."""
-
-    scalars: Array
-    per_tensor: Array
 
 
 def optimiser() -> optax.GradientTransformation:
     """Adam's direction; the learning rate is applied in `update`, where it is an argument."""
-    return optax.scale_by_adam(eps=1e-5)
+    return optax.scale_by_adam(eps=ADAM_EPS)
+
+
+ADAM_EPS = 1e-5
 
 
 def init(
-    config: PPOConfig, schema: Schema, hidden_width: int, key: Array, normaliser: Normaliser
+    config: PPOConfig, schema: AgentSchema, hidden_width: int, key: Array, normaliser: Normaliser
 ) -> AgentState:
-    """An untrained agent: its mode is the zero move everywhere, so it is the certified pacer.
+    """An untrained agent: where the schema has a zero move its mode is that move, else residuals are about 0.
 
     hidden_width: H, the numbers a privileged critic sees beyond the observation; 0 where there are none.
+    Orthogonal weights, drawn from `key`.
     """
-    for name, scaling, width in (
-        ("observation", normaliser.observation, schema.observation_size),
-        ("hidden", normaliser.hidden, hidden_width),
-    ):
-        if scaling.mean.shape != (width,):
-            raise BadInput(f"normaliser: {name} has width {scaling.mean.shape[0]}, expected {width}.")
+    require_widths(normaliser, schema.observation_size, hidden_width)
     for_weights, for_training = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(for_weights)))
-    agent = fresh_agent(
-        schema, hidden=config.hidden, hidden_width=hidden_width, zero_bias=config.zero_bias, rng=rng
-    )
+    inputs, outputs = schema.observation_size, schema.action_size
+    # Without a zero move there is no pacer to begin as, and the usual small first policy explores best.
+    scale = 0.01 if schema.zero_move is None and schema.actions is Actions.MOVES else OUTPUT_SCALE
+    actor = stack(rng, (inputs, *config.hidden, outputs), scale)
+    if schema.zero_move is not None:
+        bias = actor[-1].bias.at[schema.zero_move].set(config.zero_bias)
+        actor = (*actor[:-1], Layer(actor[-1].weight, bias))
+    critic = stack(rng, (inputs, *config.hidden, 1), 1.0)
+    privileged = stack(rng, (inputs + hidden_width, *config.hidden, 1), 1.0) if hidden_width else None
+    log_std = jnp.full(outputs, config.log_std) if schema.actions is Actions.RESIDUALS else None
+    agent = Agent(actor, log_std, critic, privileged)
     none = jnp.zeros((), jnp.int32)
-    moments = optimiser().init(_flat(agent))
-    return AgentState(agent, normaliser, moments, jax.random.key_data(for_training), none, none)
-
-
-class Choice(NamedTuple):
-    """action [...] int32 and its log_prob [...] under the policy that chose it."""
-
-    action: Array
-    log_prob: Array
-
-
-def act(policy: Policy, observation: Array, mask: Array, key: Array) -> Choice:
-    """Sample moves for observations [..., O] under masks [..., A]; log_prob is what must be logged."""
-    log_probs = dist.log_probabilities(policy.logits(observation), mask)
-    action = dist.sample(log_probs, jax.random.uniform(key, log_probs.shape[:-1]))
-    return Choice(action, dist.log_prob_of(log_probs, action))
-
-
-def act_mode(policy: Policy, observation: Array, mask: Array) -> Choice:
-    """The most likely moves, which is what is judged and what an untrained agent leaves at zero."""
-    log_probs = dist.log_probabilities(policy.logits(observation), mask)
-    action = dist.mode(log_probs)
-    return Choice(action, dist.log_prob_of(log_probs, action))
+    return AgentState(
+        agent, normaliser, Moments.none(inputs), Moments.none(1), jnp.asarray(config.entropy, jnp.float32),
+        jnp.asarray(schema.bound, jnp.float32), optimiser().init(_flat(agent)),
+        jax.random.key_data(for_training), none, none,
+    )  # fmt: skip
 
 
 @partial(jax.jit, static_argnames="width")
@@ -212,83 +257,156 @@ def update(
     coefficients: Coefficients,
     num_epochs: Array,
     batch_size: Array,
+    limit: Array,
     *,
     width: int,
 ) -> tuple[AgentState, Report]:
-    """One training call: num_epochs x ceil(valid transitions / batch_size) gradient steps.
+    """One training call: num_epochs x ceil(valid transitions / batch_size) gradient steps, at most `limit`.
 
     Compiles once per (padded shapes, width). How many episodes are valid, how many epochs are taken and the
     minibatch's size, at most `width`, are data: the phases' cadences then share one program. The caller
     refuses the result, and keeps the old state, when the report shows an effective sample too small, a
     false claim or a number that is not finite.
     """
-    rows, judged = _judge(state, experience, anchor, coefficients)
+    c = _annealed(coefficients, state)
+    found = _judge(state, experience, anchor, c)
     key, shuffling = jax.random.split(jax.random.wrap_key_data(state.key))
-    count = jnp.sum(rows.valid)
+    count = jnp.sum(found.rows.valid)
     minibatches = (count + batch_size - 1) // batch_size
 
     def epoch(run: _Run) -> _Run:
-        noise = jax.random.bits(jax.random.fold_in(shuffling, run.epoch), rows.valid.shape)
-        # Valid rows first, in random order; the tail keeps every slice below inside the array.
-        order = jnp.pad(jnp.lexsort((noise, ~rows.valid)), (0, width))
+        order = _order(found.rows, shuffling, run.epoch, width)
 
         def minibatch(run: _Run) -> _Run:
-            # Sizes differ by at most one: a last minibatch of one transition would be all noise.
-            first = run.minibatch * count // minibatches
-            size = (run.minibatch + 1) * count // minibatches - first
-            chosen = jax.lax.dynamic_slice(order, (first,), (width,))
-            part = replace(jax.tree.map(lambda x: x[chosen], rows), valid=jnp.arange(width) < size)
-            return _gradient_step(run, part, state.agent, coefficients)
+            part = _minibatch(found.rows, order, run.minibatch, count, minibatches, width)
+            return _gradient_step(run, part, state.agent, c)
 
         def more(run: _Run) -> Array:
-            return (run.minibatch < minibatches) & ~run.stopped
+            return (run.minibatch < minibatches) & ~run.stopped & (run.tally.updates < limit)
 
         done = jax.lax.while_loop(more, minibatch, replace(run, minibatch=jnp.zeros_like(count)))
         return replace(done, epoch=done.epoch + 1)
 
-    run = jax.lax.while_loop(lambda r: (r.epoch < num_epochs) & ~r.stopped, epoch, _Run.begin(state))
-    run = _kept(state, run, jnp.any(rows.valid & rows.simulated))
-    trained = AgentState(
-        _shaped(run.weights, state.agent), state.normaliser, run.moments, jax.random.key_data(key),
-        state.updates + run.tally.updates, state.calls + 1,
-    )  # fmt: skip
-    return trained, _report(state, trained, run, judged)
+    def unfinished(run: _Run) -> Array:
+        return (run.epoch < num_epochs) & ~run.stopped & (run.tally.updates < limit)
+
+    run = jax.lax.while_loop(unfinished, epoch, _Run.begin(state))
+    run = _kept(state, run, jnp.any(found.rows.valid & found.rows.simulated))
+    trained = _after(state, experience, found, run, c, jax.random.key_data(key))
+    return trained, _report(state, trained, run, found.told)
+
+
+@partial(jax.jit, static_argnames="width")
+def first_minibatch(
+    state: AgentState,
+    experience: Experience,
+    anchor: Policy,
+    coefficients: Coefficients,
+    num_epochs: Array,
+    batch_size: Array,
+    *,
+    width: int,
+) -> _Rows:
+    """The rows of the first gradient step that `update` would take from the same arguments."""
+    rows = _judge(state, experience, anchor, _annealed(coefficients, state)).rows
+    _, shuffling = jax.random.split(jax.random.wrap_key_data(state.key))
+    count = jnp.sum(rows.valid)
+    order = _order(rows, shuffling, jnp.zeros((), jnp.int32), width)
+    return _minibatch(
+        rows, order, jnp.zeros_like(count), count, (count + batch_size - 1) // batch_size, width
+    )
+
+
+def _annealed(c: Coefficients, state: AgentState) -> Coefficients:
+    """The coefficients as they stand at this call: schedules advanced, the entropy's weight in force."""
+    done = jnp.minimum(state.updates / c.anneal_updates, 1.0)
+    scheduled = c.entropy + done * (c.entropy_final - c.entropy)
+    return replace(
+        c,
+        learning_rate=c.learning_rate + done * (c.learning_rate_final - c.learning_rate),
+        entropy=jnp.where(jnp.isnan(c.entropy_target), scheduled, state.entropy_coef),
+    )
 
 
 class _Rows(eqx.Module):
-    """Transitions [N, ...] with all that stays fixed while the call steps over them."""
+    """Transitions [N, ...] with all that stays fixed while the call steps over them.
+
+    anchor: the anchor's log-probabilities [N, A], or its means and log deviations [N, 2A].
+    """
 
     observation: Array
     hidden: Array
     mask: Array
     action: Array
     prox_log_prob: Array
-    anchor_log_probs: Array
+    anchor: Array
     importance: Array
     advantage: Array
     target: Array
     weight: Array
     simulated: Array
+    bound: Array
     valid: Array
 
 
-def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficients) -> tuple[_Rows, Array]:
+class _Found(eqx.Module):
+    """What judging the experience gave: rows, targets [B,T] in reward units, and the scalars told of it."""
+
+    rows: _Rows
+    target: Array
+    told: Array
+
+
+def _order(rows: _Rows, shuffling: Array, epoch: Array, width: int) -> Array:
+    """Valid rows first, in random order; the tail keeps every slice below inside the array."""
+    noise = jax.random.bits(jax.random.fold_in(shuffling, epoch), rows.valid.shape)
+    # The last bit tells padding apart, so that one sort of one array is enough.
+    return jnp.pad(jnp.argsort((noise >> 1) | (jnp.uint32(1 << 31) * ~rows.valid)), (0, width))
+
+
+def _minibatch(
+    rows: _Rows, order: Array, number: Array, count: Array, minibatches: Array, width: int
+) -> _Rows:
+    # Sizes differ by at most one: a last minibatch of one transition would be all noise.
+    first = number * count // minibatches
+    size = (number + 1) * count // minibatches - first
+    chosen = jax.lax.dynamic_slice(order, (first,), (width,))
+    return replace(jax.tree.map(lambda x: x[chosen], rows), valid=jnp.arange(width) < size)
+
+
+def _log_prob(agent: Agent, head: Array, action: Array, mask: Array) -> Array:
+    """Log-probability [...] of actions under the actor's output `head` [..., A]."""
+    if agent.log_std is None:
+        return dist.log_prob_of(dist.log_probabilities(head, mask), action)
+    return gaussian_log_prob((action - head) * jnp.exp(-agent.log_std), agent.log_std, mask)
+
+
+def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficients) -> _Found:
     """Weigh and value every transition by the policy and the critics as they are when the call begins.
 
-    Beside the rows: explained variance, effective sample share, clipped mass and false claim.
+    Told: explained variance, effective sample share, clipped mass and false claim.
     """
+    agent = state.agent
     observation = state.normaliser.observation(played.observation)
     hidden = state.normaliser.hidden(played.hidden)
-    prox = dist.log_probabilities(forward(state.agent.actor, observation[:, :-1]), played.mask[:, :-1])
-    anchored = dist.log_probabilities(anchor.logits(played.observation[:, :-1]), played.mask[:, :-1])
-    prox_log_prob = dist.log_prob_of(prox, played.action)
+    mask = played.mask[:, :-1]
+    prox_log_prob = _log_prob(agent, forward(agent.actor, observation[:, :-1]), played.action, mask)
+    if isinstance(anchor, Gaussian):
+        mean = anchor.mean(played.observation[:, :-1])
+        anchored = jnp.concatenate([mean, jnp.broadcast_to(anchor.log_std, mean.shape)], -1)
+    elif isinstance(anchor, SquashedGaussian):
+        raise BadInput("anchor: a squashed Gaussian cannot be the anchor of PPO's plain one.")
+    else:
+        anchored = anchor.log_probs(played.observation[:, :-1], mask)
 
-    plain = forward(state.agent.critic, observation)[..., 0]
-    privileged = forward(state.agent.privileged, jnp.concatenate([observation, hidden], -1))[..., 0]
-    value = jnp.where(played.simulated[:, None], privileged, plain)
+    value = forward(agent.critic, observation)[..., 0]
+    if agent.privileged is not None:
+        informed = forward(agent.privileged, jnp.concatenate([observation, hidden], -1))[..., 0]
+        value = jnp.where(played.simulated[:, None], informed, value)
     ratio = jnp.exp(jnp.where(played.valid, prox_log_prob - played.log_prob, 0.0))
+    scale = c.reward_scale * jnp.where(c.running > 0, state.returned.inverse_deviation()[0], 1.0)
     found = vtrace(
-        played.reward * c.reward_scale, value, played.end, played.valid, ratio,
+        played.reward * scale, value, played.end, played.valid, ratio,
         gamma=c.gamma, lam=c.gae_lambda, rho_bar=c.rho_bar,
     )  # fmt: skip
 
@@ -297,25 +415,35 @@ def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficient
     foreign = jnp.where(jnp.any(played.valid & ~simulated), played.valid & ~simulated, played.valid)
     kept = jnp.minimum(ratio, c.rho_bar)
     claims = played.valid & played.claimed[:, None]
-    judged = jnp.stack([
+    told = jnp.stack([
         _explained(found.target, value[:, :-1], played.valid),
         jnp.sum(ratio * foreign) ** 2 / (jnp.sum(ratio**2 * foreign) * jnp.sum(foreign)),
         1.0 - jnp.sum(kept * played.valid) / jnp.sum(ratio * played.valid),
         jnp.max(jnp.where(claims, jnp.abs(prox_log_prob - played.log_prob), 0.0)),
+        c.entropy,
     ])  # fmt: skip
+    standardised = _standardised(found.advantage, weight, played.valid, simulated)
     rows = _Rows(
-        observation=observation[:, :-1], hidden=hidden[:, :-1], mask=played.mask[:, :-1], action=played.action,
-        prox_log_prob=prox_log_prob, anchor_log_probs=anchored, importance=kept,
-        advantage=_standardised(found.advantage, weight, played.valid, simulated), target=found.target,
-        weight=weight, simulated=simulated, valid=played.valid,
+        observation=observation[:, :-1], hidden=hidden[:, :-1], mask=mask, action=played.action,
+        prox_log_prob=prox_log_prob, anchor=anchored, importance=kept,
+        advantage=jnp.where(c.by_minibatch > 0, found.advantage, standardised), target=found.target,
+        weight=weight, simulated=simulated, bound=jnp.broadcast_to(state.bound, weight.shape), valid=played.valid,
     )  # fmt: skip
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows), judged
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    return _Found(flat, found.target / scale, told)
 
 
 def _explained(target: Array, value: Array, valid: Array) -> Array:
     """1 - Var(target - value) / Var(target) over valid transitions; 0 when the target does not vary."""
     left, whole = jnp.var(target - value, where=valid), jnp.var(target, where=valid)
     return jnp.where(whole > 0, 1.0 - left / jnp.where(whole > 0, whole, 1.0), 0.0)
+
+
+def _centred(x: Array, group: Array, weight: Array) -> Array:
+    """x to mean 0 and deviation 1 over a group, by weight."""
+    share = weight * group / jnp.maximum(jnp.sum(weight * group), 1e-12)
+    centred = x - jnp.sum(share * x)
+    return centred / (jnp.sqrt(jnp.sum(share * centred**2)) + 1e-8)
 
 
 def _standardised(advantage: Array, weight: Array, valid: Array, simulated: Array) -> Array:
@@ -325,9 +453,7 @@ def _standardised(advantage: Array, weight: Array, valid: Array, simulated: Arra
     """
     whole = jnp.zeros_like(advantage)
     for group in (valid & simulated, valid & ~simulated):
-        share = weight * group / jnp.maximum(jnp.sum(weight * group), 1e-12)
-        centred = advantage - jnp.sum(share * advantage)
-        whole = jnp.where(group, centred / (jnp.sqrt(jnp.sum(share * centred**2)) + 1e-8), whole)
+        whole = jnp.where(group, _centred(advantage, group, weight), whole)
     return whole
 
 
@@ -358,6 +484,40 @@ class _Run(eqx.Module):
         return _Run(_flat(state.agent), state.optimiser, tally, none, none, jnp.zeros((), bool))
 
 
+class _Head(eqx.Module):
+    """What the actor says of the rows [N]: entropy, its largest value, KL to the anchor, share at a bound."""
+
+    log_prob: Array
+    entropy: Array
+    largest: Array
+    pull: Array
+    at_bound: Array
+
+
+def _head(agent: Agent, rows: _Rows) -> _Head:
+    out = forward(agent.actor, rows.observation)
+    if agent.log_std is None:
+        log_probs = dist.log_probabilities(out, rows.mask)
+        still = jnp.zeros(rows.valid.shape)
+        return _Head(
+            dist.log_prob_of(log_probs, rows.action), dist.entropy(log_probs, rows.mask),
+            dist.largest_entropy(rows.mask), dist.kl(log_probs, rows.anchor, rows.mask), still,
+        )  # fmt: skip
+    mean, log_std = jnp.split(rows.anchor, 2, axis=-1)
+    each = log_std - agent.log_std - 0.5 + 0.5 * (
+        jnp.exp(2.0 * (agent.log_std - log_std)) + (out - mean) ** 2 * jnp.exp(-2.0 * log_std)
+    )  # fmt: skip
+    active = jnp.sum(rows.mask, axis=-1)
+    nats = jnp.sum(jnp.where(rows.mask, agent.log_std, 0.0), axis=-1)
+    edge = jnp.sum(rows.mask & (jnp.abs(rows.action) >= rows.bound[:, None]), axis=-1) / jnp.maximum(
+        active, 1
+    )
+    return _Head(
+        _log_prob(agent, out, rows.action, rows.mask), nats + active * 0.5 * math.log(2.0 * math.pi * math.e),
+        active * jnp.log(2.0 * rows.bound), jnp.sum(jnp.where(rows.mask, each, 0.0), axis=-1), edge,
+    )  # fmt: skip
+
+
 def _loss(agent: Agent, rows: _Rows, c: Coefficients) -> tuple[Array, Array]:
     """The loss over one minibatch, and PARTS. Means are over present rows, by fixed episode weights.
 
@@ -365,27 +525,41 @@ def _loss(agent: Agent, rows: _Rows, c: Coefficients) -> tuple[Array, Array]:
     undo a little of every Horvitz-Thompson weight.
     """
     share = rows.valid / jnp.maximum(jnp.sum(rows.valid), 1)
-    log_probs = dist.log_probabilities(forward(agent.actor, rows.observation), rows.mask)
-    log_u = dist.log_prob_of(log_probs, rows.action) - rows.prox_log_prob
-    u = jnp.exp(jnp.where(rows.valid, log_u, 0.0))
+    head = _head(agent, rows)
+    log_u = jnp.where(rows.valid, head.log_prob - rows.prox_log_prob, 0.0)
+    u = jnp.exp(log_u)
+    advantage = jnp.where(
+        c.by_minibatch > 0, _centred(rows.advantage, rows.valid, rows.weight), rows.advantage
+    )
     clipped = jnp.clip(u, 1.0 - c.clip, 1.0 + c.clip)
-    gain = rows.importance * jnp.minimum(u * rows.advantage, clipped * rows.advantage)
-    entropy = dist.entropy(log_probs, rows.mask)
+    gain = rows.importance * jnp.minimum(u * advantage, clipped * advantage)
 
     value = forward(agent.critic, rows.observation)[:, 0]
-    both = jnp.concatenate([rows.observation, rows.hidden], -1)
-    privileged = forward(agent.privileged, both)[:, 0]
+    missed = jnp.zeros_like(value)
+    if agent.privileged is not None:
+        both = jnp.concatenate([rows.observation, rows.hidden], -1)
+        missed = rows.simulated * (forward(agent.privileged, both)[:, 0] - rows.target) ** 2
     # Means by one small matrix product each: a dozen separate sums are a dozen kernels to launch.
-    losses = [-gain, (value - rows.target) ** 2, rows.simulated * (privileged - rows.target) ** 2]
-    pull = dist.kl(log_probs, rows.anchor_log_probs, rows.mask)
-    means = jnp.stack([*losses, pull, entropy]) @ (share * rows.weight)
+    means = jnp.stack([-gain, (value - rows.target) ** 2, missed, head.pull, head.entropy]) @ (
+        share * rows.weight
+    )
     loss = means @ jnp.stack([jnp.ones(()), c.value_coef, c.value_coef, c.anchor_kl, -c.entropy])
-    kl_of_move = (u - 1.0) - jnp.where(rows.valid, log_u, 0.0)
+    kl_of_move = (u - 1.0) - log_u
     far = jnp.abs(u - 1.0) > c.clip
-    seen = jnp.stack([entropy, dist.largest_entropy(rows.mask), kl_of_move, far]) @ share
-    entropy_share = seen[0] / jnp.where(seen[1] > 0, seen[1], 1.0)
+    seen = jnp.stack([head.entropy, head.largest, kl_of_move, far, head.at_bound]) @ share
+    entropy_share = seen[0] / jnp.where(seen[1] == 0, 1.0, seen[1])
     told = [loss, *means[:3], seen[0], entropy_share, means[3], *seen[2:]]
     return loss, jnp.stack(told)
+
+
+def _objective(agent: Agent, rows: _Rows, c: Coefficients) -> Array:
+    return _loss(agent, rows, c)[0]
+
+
+OBJECTIVES: dict[str, Callable[[Agent, _Rows, Coefficients], Array]] = dict.fromkeys(
+    ("actor", "log_std", "critic", "privileged"), _objective
+)
+"""By field of Agent: the loss whose gradient in that field is the one a step takes, before clipping."""
 
 
 def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Run:
@@ -394,14 +568,14 @@ def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Ru
     Adam runs on one flat vector: tensor by tensor it would be twice as many kernels to compile and launch.
     """
     gradient, parts = jax.grad(_loss, has_aux=True)(_shaped(run.weights, whole), rows, c)
-    networks = (gradient.actor, gradient.critic, gradient.privileged)
-    norms = [jnp.sqrt(jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(net)])) for net in networks]
+    networks = [tuple(getattr(gradient, name) for name in names) for names in NETWORKS]
+    norms = [_norms(net) for net in networks if jax.tree.leaves(net)]
     # Each network by its own norm: a critic that is far off must not shrink the actor's step.
     factors = [jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(n), 1e-15)) for n in norms]
-    ends = np.cumsum([_flat(net).size for net in networks])
-    at = jnp.arange(ends[2])
-    factor = jnp.where(at < ends[0], factors[0], jnp.where(at < ends[1], factors[1], factors[2]))
-    direction, moments = optimiser().update(_flat(gradient) * factor, run.moments)
+    clipped = [
+        _flat(net) * f for net, f in zip((n for n in networks if jax.tree.leaves(n)), factors, strict=True)
+    ]
+    direction, moments = optimiser().update(jnp.concatenate(clipped), run.moments)
     change = -c.learning_rate * direction
     after_clipping = [n * f for n, f in zip(norms, factors, strict=True)]
     tally = _Tally(
@@ -414,7 +588,11 @@ def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Ru
     return _Run(run.weights + change, moments, tally, run.epoch, run.minibatch + 1, stopped)
 
 
-def _flat(tree: Agent | Layers | tuple[Layers, ...]) -> Array:
+def _norms(tree: tuple[Layers | Array | None, ...]) -> Array:
+    return jnp.sqrt(jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(tree)]))
+
+
+def _flat(tree: Agent | tuple[Layers | Array | None, ...]) -> Array:
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
@@ -428,7 +606,9 @@ def _shaped(flat: Array, like: Agent) -> Agent:
 def _kept(state: AgentState, run: _Run, simulated: Array) -> _Run:
     """What the call leaves behind. Without simulated rows the privileged critic has had no gradient, and
     Adam's momentum alone must not move it: it stays as it was, moments included."""
-    apart = _flat((state.agent.actor, state.agent.critic)).size
+    if state.agent.privileged is None:
+        return run
+    apart = _flat((state.agent.actor, state.agent.log_std, state.agent.critic)).size
     # The agent's fields are flattened in the order they are declared: the privileged critic is the tail.
     keep = simulated | (jnp.arange(run.weights.size) < apart)
     old = state.optimiser
@@ -437,6 +617,42 @@ def _kept(state: AgentState, run: _Run, simulated: Array) -> _Run:
         run,
         weights=jnp.where(keep, run.weights, _flat(state.agent)),
         moments=optax.ScaleByAdamState(run.moments.count, mu, nu),
+    )
+
+
+def _after(
+    state: AgentState, played: Experience, found: _Found, run: _Run, c: Coefficients, key: Array
+) -> AgentState:
+    """The state after the call; running statistics and the entropy's weight move only here, between calls."""
+    valid = played.valid.reshape(-1)
+    seen = played.observation[:, :-1].reshape(valid.size, -1)
+    observed = state.observed.with_rows(seen, valid)
+    returned = state.returned.with_rows(found.target.reshape(-1, 1), valid)
+    scaling = state.normaliser.observation
+    followed = jax.tree.map(
+        lambda new, old: jnp.where(c.running > 0, new, old),
+        Scaling(observed.mean, observed.inverse_deviation()),
+        scaling,
+    )
+    parts = run.tally.parts / jnp.maximum(run.tally.updates, 1)
+    dimensions = jnp.sum(played.mask[:, :-1] * played.valid[..., None]) / jnp.maximum(jnp.sum(valid), 1)
+    measured = (
+        parts[PARTS.index("entropy_share")]
+        if state.agent.log_std is None
+        else parts[PARTS.index("entropy")] / jnp.maximum(dimensions, 1.0)
+    )
+    held = state.entropy_coef * jnp.exp(c.entropy_rate * jnp.clip(c.entropy_target - measured, -1.0, 1.0))
+    return AgentState(
+        agent=_shaped(run.weights, state.agent),
+        normaliser=Normaliser(followed, state.normaliser.hidden),
+        observed=observed,
+        returned=returned,
+        entropy_coef=jnp.where(jnp.isnan(held), state.entropy_coef, jnp.clip(held, 1e-5, 1.0)),
+        bound=state.bound,
+        optimiser=run.moments,
+        key=key,
+        updates=state.updates + run.tally.updates,
+        calls=state.calls + 1,
     )
 
 

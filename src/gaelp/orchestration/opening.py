@@ -20,8 +20,8 @@ from gaelp.core.money import MICROS
 from gaelp.core.schema import Schema
 from gaelp.learn import ppo
 from gaelp.learn.engine import RLTrainingEngine
-from gaelp.learn.networks import Policy
 from gaelp.learn.normalise import fit_normaliser
+from gaelp.learn.policies import Policy, act, act_mode
 from gaelp.logs.canonical import import_history
 from gaelp.market.calibrate import Fit, calibrate
 from gaelp.market.campaign import HIDDEN, CampaignMarket, Certified
@@ -88,10 +88,10 @@ def reread_certified(run: Run, artifact: object) -> Certified:
 
 
 def open_market(posterior: Posterior, certified: Certified, schema: Schema, phase: str) -> CampaignMarket:
-    """Worlds of `posterior` around the certified pacer, played by PPO's policies."""
+    """Worlds of `posterior` around the certified pacer, played by the agent's policies."""
     return CampaignMarket(
-        posterior=posterior, certified=certified, schema=schema, sample_move=ppo.act,
-        mode_move=lambda policy, seen, mask: ppo.act_mode(policy, seen, mask).action, phase=phase,
+        posterior=posterior, certified=certified, schema=schema, sample_move=act,
+        mode_move=lambda policy, seen, mask: act_mode(policy, seen, mask).action, phase=phase,
     )  # fmt: skip
 
 

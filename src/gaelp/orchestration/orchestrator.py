@@ -21,7 +21,7 @@ from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict, worst
 from gaelp.evidence import ope
 from gaelp.learn.export import ExportedPolicy
 from gaelp.learn.metrics import TrainingMetrics
-from gaelp.learn.networks import Policy
+from gaelp.learn.policies import Policy
 from gaelp.learn.verify import Depth, LearningVerdict, Outcome, shuffle_rewards
 from gaelp.market.campaign import HIDDEN, SCALE_FLOOR
 from gaelp.orchestration.account import SETTLE_DAYS, Prepared, prepare

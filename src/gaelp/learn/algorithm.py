@@ -1,0 +1,97 @@
+"""What an algorithm is to the engine: a handful of pure functions over one state, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import equinox as eqx
+import optax
+from jax import Array
+
+from gaelp.core.errors import BadInput, nearest
+from gaelp.core.schema import AgentSchema
+from gaelp.learn import ppo
+from gaelp.learn.experience import Experience, Report
+from gaelp.learn.normalise import Normaliser
+from gaelp.learn.policies import Policy
+
+
+class Config(Protocol):
+    """What the engine itself reads of an algorithm's settings; the rest is the algorithm's own."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def anchor_kl(self) -> float: ...
+    @property
+    def min_ess(self) -> float: ...
+
+
+class State(Protocol):
+    """What the engine itself reads of an algorithm's state, which is a pytree of plain arrays."""
+
+    agent: eqx.Module
+    normaliser: Normaliser
+    optimiser: optax.ScaleByAdamState
+    updates: Array
+    calls: Array
+
+    @property
+    def policy(self) -> Policy: ...
+
+
+class Update(Protocol):
+    """One training call; see `ppo.update`."""
+
+    def __call__(
+        self,
+        state: Any,
+        experience: Experience,
+        anchor: Policy,
+        coefficients: Any,
+        num_epochs: Any,
+        batch_size: Any,
+        limit: Any,
+        *,
+        width: int,
+    ) -> tuple[Any, Report]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """The parts that every algorithm file has, so that engine and verification need not know which it is.
+
+    scalars: the names of Report.scalars. networks: fields of the agent that are clipped together, in the
+    order of the flat weight vector. objectives: by field, the scalar loss (agent, rows, coefficients) whose
+    gradient in that field a step takes. first_minibatch: the rows of the first step, from the arguments of
+    `update` without its limit. adam_eps: of the optimiser, whose decays are 0.9 and 0.999.
+    """
+
+    name: str
+    config_type: type
+    scalars: tuple[str, ...]
+    networks: tuple[tuple[str, ...], ...]
+    adam_eps: float
+    init: Callable[[Any, AgentSchema, int, Array, Normaliser], Any]
+    coefficients: Callable[[Any], Any]
+    update: Update
+    first_minibatch: Callable[..., Any]
+    objectives: Mapping[str, Callable[[Any, Any, Any], Array]]
+
+
+PPO = Algorithm(
+    name="ppo", config_type=ppo.PPOConfig, scalars=ppo.SCALARS, networks=ppo.NETWORKS, adam_eps=ppo.ADAM_EPS,
+    init=ppo.init, coefficients=ppo.coefficients, update=ppo.update, first_minibatch=ppo.first_minibatch,
+    objectives=ppo.OBJECTIVES,
+)  # fmt: skip
+
+ALGORITHMS = {algorithm.name: algorithm for algorithm in (PPO,)}
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """Raises BadInput for a name that is none, with the nearest that is."""
+    if name not in ALGORITHMS:
+        raise BadInput(f"no algorithm {name!r}.{nearest(name, tuple(ALGORITHMS))}")
+    return ALGORITHMS[name]
