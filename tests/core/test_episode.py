@@ -19,6 +19,7 @@ from gaelp.core.episode import (
     select,
 )
 from gaelp.core.errors import UnusableBatch
+from gaelp.core.schema import Actions
 
 B, T, O, A, H = 3, 2, 5, 4, 1
 
@@ -58,6 +59,19 @@ def refuse(told: EpisodeBatch, complaint: str) -> None:
         told.check(observation_size=O, action_size=A)
 
 
+def residuals(**changes: np.ndarray) -> EpisodeBatch:
+    """The same days acted on by residuals, the last of four switched off; the raw action may be beyond 1."""
+    mask = np.ones((B, T + 1, A), bool)
+    mask[:, :, 3] = False
+    action = np.tile(np.array([0.5, -1.5, 0.0, 0.0], np.float32), (B, T, 1))
+    return batch(**{"mask": mask, "action": action, "log_prob": np.full((B, T), 2.0, np.float32), **changes})
+
+
+def refuse_residuals(told: EpisodeBatch, complaint: str, **space: float) -> None:
+    with pytest.raises(UnusableBatch, match=complaint):
+        told.check(observation_size=O, action_size=A, actions=Actions.RESIDUALS, **space)
+
+
 def test_a_sound_batch_passes_and_counts_what_it_holds():
     told = batch()
     told.check(observation_size=O, action_size=A)
@@ -87,6 +101,28 @@ def test_a_batch_without_a_single_valid_transition_is_refused():
 @pytest.mark.parametrize("name", [n for n in ARRAY_FIELDS if n not in ("reward", "hidden")])
 def test_a_wrong_shape_is_refused_by_field(name):
     refuse(batch(**{name: getattr(batch(), name)[:2]}), rf"{name}: shape \(2.*, expected \(3")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [("mask", np.float32, "booleans"), ("valid", np.int8, "booleans"), ("action", np.float32, "whole numbers"),
+     ("end", np.float32, "whole numbers"), ("end", bool, "whole numbers"), ("reward", bool, "numbers"),
+     ("reward", np.complex64, "numbers"), ("observation", object, "numbers"), ("weight", str, "numbers")],
+)  # fmt: skip
+def test_an_array_of_another_kind_is_refused_by_field(name, kind, expected):
+    # A move of 1.7 would be cut to 1, and a mask of 0.3 read as a yes.
+    refuse(
+        batch(**{name: getattr(batch(), name).astype(kind)}), f"{name}: an array of .*, expected {expected}"
+    )
+
+
+def test_rows_of_unequal_length_are_no_array():
+    refuse(batch(reward=[[1.0, 2.0], [1.0], [1.0, 2.0]]), "reward: no array")
+
+
+@pytest.mark.parametrize("missing", [None, np.full((B, T), None)])
+def test_a_batch_without_the_behaviours_log_probabilities_is_refused(missing):
+    refuse(batch(log_prob=missing), "log_prob: missing; a batch without the behaviour's log-probabilities")
 
 
 def test_an_observation_or_a_mask_of_another_schema_is_refused():
@@ -121,6 +157,87 @@ def test_an_action_outside_the_space_is_refused(action):
 
 def test_a_masked_action_is_refused():
     refuse(with_one("mask", (2, 0, 1), False), "action: episode 2, step 0 is masked out")
+
+
+def test_a_state_that_allows_nothing_is_refused():
+    mask = batch().mask.copy()
+    mask[1, 1] = False
+    refuse(batch(mask=mask), "mask: episode 1, step 1 allows nothing")
+    # Where nothing is decided any more, it is still asked what the state is worth.
+    valid = np.ones((B, T), bool)
+    valid[1, 1] = False
+    refuse(
+        batch(mask=mask, valid=valid), "mask: episode 1, step 0 is followed by a state that allows nothing"
+    )
+
+
+def test_after_a_terminated_day_nothing_has_to_be_allowed_but_after_a_cut_one_it_has():
+    # The value of the last state is asked for after a cut day only, and a best move out of none has no value.
+    mask = batch().mask.copy()
+    mask[:, T] = False
+    batch(mask=mask).check(observation_size=O, action_size=A)
+    end = np.full((B, T), End.RUNNING, np.int8)
+    end[2, 1] = End.TRUNCATED
+    end[:2, 1] = End.TERMINATED
+    refuse(batch(mask=mask, end=end), "mask: episode 2, step 1 is followed by a state that allows nothing")
+
+
+def test_a_cut_day_must_keep_its_final_observation():
+    end = np.array([[0, 1], [0, 2], [2, 1]], np.int8)
+    refuse(batch(end=end), "end: episode 2, step 0 is truncated, yet the next transition is valid")
+    valid = np.ones((B, T), bool)
+    valid[2, 1] = False
+    batch(end=end, valid=valid).check(observation_size=O, action_size=A)
+
+
+def test_sound_residuals_pass():
+    told = residuals()
+    told.check(observation_size=O, action_size=A, actions=Actions.RESIDUALS)
+    told.check(observation_size=O, action_size=A, actions=Actions.RESIDUALS, bound=1.5)
+    replace(told, executed=told.action).check(observation_size=O, action_size=A, actions=Actions.RESIDUALS)
+
+
+def test_residuals_are_refused_where_moves_are_expected_and_the_other_way_round():
+    refuse(residuals(), "action: an array of float32, expected whole numbers")
+    refuse_residuals(batch(), "action: an array of int32, expected real numbers")
+    refuse_residuals(
+        residuals(action=np.zeros((B, T), np.float32)), r"action: shape \(3, 2\), expected \(3, 2, 4\)"
+    )
+    refuse_residuals(residuals(executed=np.zeros((B, T, 2), np.float32)), r"executed: shape \(3, 2, 2\)")
+
+
+@pytest.mark.parametrize(
+    ("value", "at", "space", "complaint"),
+    [(np.nan, 0, {}, "is not finite"), (np.inf, 0, {}, "is not finite"),
+     (0.1, 3, {}, "moves a residual that is masked out"),
+     (1.6, 0, {"bound": 1.5}, r"is outside \[-1.5, 1.5\]"), (-1.6, 0, {"bound": 1.5}, r"is outside \[-1.5, 1.5\]")],
+)  # fmt: skip
+def test_a_residual_outside_its_space_is_refused(value, at, space, complaint):
+    action = residuals().action.copy()
+    action[2, 1, at] = value
+    refuse_residuals(residuals(action=action), f"action: episode 2, step 1 {complaint}", **space)
+
+
+def test_a_density_may_be_above_one_but_not_above_what_the_deviations_floor_allows():
+    # Three active residuals, deviation at least 0.1: at most -3 (ln 0.1 + ln(2 pi) / 2) = 6.90776 - 2.75682 = 4.15094.
+    for log_prob, floor in ((4.150, 0.1), (4.152, 0.0999), (1e3, 0.0)):
+        told = residuals(log_prob=np.full((B, T), log_prob, np.float32))
+        told.check(observation_size=O, action_size=A, actions=Actions.RESIDUALS, deviation_floor=floor)
+    told = residuals(log_prob=np.array([[4.1, 4.1], [4.1, 4.152], [4.1, 4.1]], np.float32))
+    refuse_residuals(
+        told, "log_prob: episode 1, step 1 is above what a deviation of at least 0.1", deviation_floor=0.1
+    )
+
+
+def test_provenance_is_one_for_all_or_one_each():
+    replace(batch(), provenance=(provenance(1),)).check(observation_size=O, action_size=A)
+    for told in (), (provenance(1), provenance(2)):
+        refuse(replace(batch(), provenance=told), f"provenance: {len(told)} given for 3 episodes")
+
+
+@pytest.mark.parametrize("source", [-1, len(SOURCES)])
+def test_an_unknown_source_is_refused(source):
+    refuse(with_one("sources", (1,), source), "sources: episode 1 is of no known source")
 
 
 def test_a_log_probability_above_zero_is_refused():
