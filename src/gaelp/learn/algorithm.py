@@ -59,6 +59,10 @@ class Update(Protocol):
     ) -> tuple[Any, Report]: ...
 
 
+def _as_given(coefficients: Any, state: Any) -> Any:
+    return coefficients
+
+
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
     """The parts that every algorithm file has, so that engine and verification need not know which it is.
@@ -66,7 +70,8 @@ class Algorithm:
     scalars: the names of Report.scalars. networks: fields of the agent that are clipped together, in the
     order of the flat weight vector. objectives: by field, the scalar loss (agent, rows, coefficients) whose
     gradient in that field a step takes. first_minibatch: the rows of the first step, from the arguments of
-    `update` without its limit. adam_eps: of the optimiser, whose decays are 0.9 and 0.999.
+    `update` without its limit. adam_eps: of the optimiser, whose decays are 0.9 and 0.999. in_force: coefficients and
+    state -> the coefficients of the next call, where any follow a schedule; objectives are asked with these.
     """
 
     name: str
@@ -79,12 +84,13 @@ class Algorithm:
     update: Update
     first_minibatch: Callable[..., Any]
     objectives: Mapping[str, Callable[[Any, Any, Any], Array]]
+    in_force: Callable[[Any, Any], Any] = _as_given
 
 
 PPO = Algorithm(
     name="ppo", config_type=ppo.PPOConfig, scalars=ppo.SCALARS, networks=ppo.NETWORKS, adam_eps=ppo.ADAM_EPS,
     init=ppo.init, coefficients=ppo.coefficients, update=ppo.update, first_minibatch=ppo.first_minibatch,
-    objectives=ppo.OBJECTIVES,
+    objectives=ppo.OBJECTIVES, in_force=ppo.in_force,
 )  # fmt: skip
 
 ALGORITHMS = {algorithm.name: algorithm for algorithm in (PPO,)}

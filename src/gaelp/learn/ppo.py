@@ -26,7 +26,7 @@ from jax import Array
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
-from gaelp.learn.experience import Experience, Report
+from gaelp.learn.experience import Experience, Report, once
 from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, forward, stack
 from gaelp.learn.normalise import Moments, Normaliser, Scaling, require_widths
 from gaelp.learn.policies import Categorical, Gaussian, Policy, SquashedGaussian, gaussian_log_prob
@@ -268,7 +268,7 @@ def update(
     refuses the result, and keeps the old state, when the report shows an effective sample too small, a
     false claim or a number that is not finite.
     """
-    c = _annealed(coefficients, state)
+    c = in_force(coefficients, state)
     found = _judge(state, experience, anchor, c)
     key, shuffling = jax.random.split(jax.random.wrap_key_data(state.key))
     count = jnp.sum(found.rows.valid)
@@ -308,7 +308,7 @@ def first_minibatch(
     width: int,
 ) -> _Rows:
     """The rows of the first gradient step that `update` would take from the same arguments."""
-    rows = _judge(state, experience, anchor, _annealed(coefficients, state)).rows
+    rows = _judge(state, experience, anchor, in_force(coefficients, state)).rows
     _, shuffling = jax.random.split(jax.random.wrap_key_data(state.key))
     count = jnp.sum(rows.valid)
     order = _order(rows, shuffling, jnp.zeros((), jnp.int32), width)
@@ -317,7 +317,7 @@ def first_minibatch(
     )
 
 
-def _annealed(c: Coefficients, state: AgentState) -> Coefficients:
+def in_force(c: Coefficients, state: AgentState) -> Coefficients:
     """The coefficients as they stand at this call: schedules advanced, the entropy's weight in force."""
     done = jnp.minimum(state.updates / c.anneal_updates, 1.0)
     scheduled = c.entropy + done * (c.entropy_final - c.entropy)
@@ -429,7 +429,7 @@ def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficient
         advantage=jnp.where(c.by_minibatch > 0, found.advantage, standardised), target=found.target,
         weight=weight, simulated=simulated, bound=jnp.broadcast_to(state.bound, weight.shape), valid=played.valid,
     )  # fmt: skip
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    flat = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), rows)
     return _Found(flat, found.target / scale, told)
 
 
