@@ -50,7 +50,7 @@ from gaelp.learn.replay import (
     slots,
     windows,
 )
-from gaelp.learn.returns import retrace
+from gaelp.learn.returns import follows, retrace
 
 ADAM_EPS = 1e-8
 """Adam's epsilon, as in most published DQNs after the first."""
@@ -60,6 +60,10 @@ SMALLEST_PRIORITY = 1e-3
 
 TIE = 1e-4
 """Values of Q this close, relative to the largest, may change places by rounding alone."""
+
+
+LARGEST_EPSILON = 0.99
+"""At 1 no move would be the likeliest, and the likeliest move is what is judged."""
 
 
 class Sampling(StrEnum):
@@ -97,7 +101,7 @@ class DQNConfig:
     tau: float = 0.01
     n_step: int = 1
     trace: float = 1.0
-    epsilon: float = 1.0
+    epsilon: float = LARGEST_EPSILON
     epsilon_final: float = 0.1
     epsilon_transitions: int = 5_000
     sampling: Sampling = Sampling.UNIFORM
@@ -114,7 +118,7 @@ class DQNConfig:
         bounds: dict[str, tuple[float, float]] = {
             "learning_rate": (0.0, 1.0), "gamma": (0.0, 1.0), "reward_scale": (1e-9, 1e9), "huber": (1e-6, 1e6),
             "max_grad_norm": (1e-9, math.inf), "target_every": (1, 10**9), "tau": (1e-6, 1.0), "n_step": (1, 100),
-            "trace": (0.0, 1.0), "epsilon": (1e-6, 1.0), "epsilon_final": (1e-6, 1.0),
+            "trace": (0.0, 1.0), "epsilon": (1e-6, LARGEST_EPSILON), "epsilon_final": (1e-6, LARGEST_EPSILON),
             "epsilon_transitions": (1, 10**9), "priority_alpha": (0.0, 2.0), "priority_beta": (0.0, 1.0),
             "conservative": (0.0, 1e3), "anchor_kl": (0.0, 1e3), "min_ess": (0.0, 1.0), "zero_bias": (0.0, 20.0),
             "replay_size": (1, 10**9), "replay_steps": (1, 10**6),
@@ -530,10 +534,19 @@ def _judge(state: AgentState, played: Experience, c: Coefficients) -> Array:
     observation = state.normaliser.observation(played.observation)
     q, slow = state.agent.q.q_values(observation), state.target.q_values(observation[:, 1:])
     taken = of_move(q[:, :-1], played.action)
+    # With the moves that were made as its own, Retrace is the plain return.
+    next_taken = jnp.pad(taken[:, 1:], ((0, 0), (0, 1)))
+    ahead = jnp.where(follows(played.end, valid), next_taken, double_value(q[:, 1:], slow, mask[:, 1:]))
     returned = retrace(
-        played.reward * c.reward_scale, taken, double_value(q[:, 1:], slow, mask[:, 1:]), played.end, valid,
-        jnp.ones(valid.shape), gamma=c.gamma, lam=1.0,
-    )  # fmt: skip
+        played.reward * c.reward_scale,
+        taken,
+        ahead,
+        played.end,
+        valid,
+        jnp.ones(valid.shape),
+        gamma=c.gamma,
+        lam=1.0,
+    )
     spread = jnp.var(returned, where=valid)
     varies = jnp.where(spread > 0, spread, 1.0)
     count = jnp.sum(valid)
