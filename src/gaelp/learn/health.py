@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput
 from gaelp.core.verdict import FAIL, PASS, Verdict
-from gaelp.learn.metrics import TrainingMetrics
+from gaelp.learn.metrics import TrainingMetrics, Units
 from gaelp.learn.networks import Dueling, Layers
 from gaelp.learn.policies import Categorical, Gaussian, Policy
 
@@ -44,15 +44,6 @@ AT_BOUND = 0.95
 """Share of residuals at their bound from which a policy is stuck there."""
 OVERVALUED = 0.5
 """Deviations of the return by which values may exceed what was then earned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Units:
-    """What an actor's hidden units do on a sample of observations: share dormant, and effective rank of the last layer."""
-
-    dormant: float
-    rank: int
-    width: int
 
 
 def units(policy: Policy, observation: NDArray[np.floating]) -> Units:

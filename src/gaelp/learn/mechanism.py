@@ -81,13 +81,6 @@ class StepAudit:
         named = {"slope": self.slope_error, "probe": self.probe_error, "gradient": self.gradient_error}
         return {name: max(errors.values()) for name, errors in named.items()} | {"step": self.step_error}
 
-    def payload(self) -> dict[str, object]:
-        """Ready for JSON."""
-        return {
-            "call": self.call, "worst": self.worst, "replayed_hash": self.replayed_hash,
-            "trained_hash": self.trained_hash, "faults": list(self.faults),
-        }  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Call:

@@ -28,6 +28,30 @@ class SegmentShare:
     weighted: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """What an actor's hidden units do on a sample of observations: share dormant, and effective rank of the last layer."""
+
+    dormant: float
+    rank: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondLook:
+    """What repeating a call by other means found (`mechanism.audit`), and its hidden units.
+
+    worst: the largest error of each kind, as a share. replayed_hash, trained_hash: of the state after the call,
+    played again and as training went on with it. faults: what is not as it must be, one sentence each.
+    """
+
+    worst: Mapping[str, float]
+    replayed_hash: str
+    trained_hash: str
+    faults: tuple[str, ...]
+    units: Units
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingMetrics:
     """One call of `train_step`. Loss, parts, norms, entropy and KL are means over its gradient steps.
@@ -40,7 +64,8 @@ class TrainingMetrics:
     (sum w)^2 / (n sum w^2) of pi / mu over the logged and live transitions, or over all when there are
     none. clipped_mass: share of the importance weights cut off by rho_bar. transitions: valid ones,
     simulated_transitions of them simulated. weights_hash_*: all weights; actor_hash_*: what plays.
-    seconds: wall-clock, and therefore no part of `payload`.
+    seconds: wall-clock, and therefore no part of `payload`. world_seeds: ranges [low, high) of the simulated worlds.
+    second_look: none where the call was not repeated.
     """
 
     algorithm: str
@@ -70,6 +95,8 @@ class TrainingMetrics:
     actor_hash_before: str
     actor_hash_after: str
     seconds: float
+    world_seeds: tuple[tuple[int, int], ...] = ()
+    second_look: SecondLook | None = None
 
     def __post_init__(self) -> None:
         if self.updates < 1 or self.transitions < 1:

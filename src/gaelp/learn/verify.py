@@ -1,8 +1,9 @@
 """Is it learning? A ruling on recorded evidence; it knows nothing of how weights come about.
 
-Three parts in this version (definitions A, C and D1 of the design): the mechanism is alive, the paired
-return on held-out seeds beats every reference, and a random walk of the same length does not. Canaries,
-finite differences, the re-executed step and the shuffled twin inside the verdict are not built yet.
+Five parts. mechanism: the training calls did what they say, on weights that are those judged, in worlds that are
+not those judged in. canaries: the same code learns what is known exactly. paired_return: on held-out seeds it beats
+every reference. controls: random walks of the same length do not, nor does a twin trained on shuffled rewards,
+and the weights act the same after being saved and loaded. health: no sign that vetoes.
 The paired return is a claim about these very weights and not about the algorithm.
 """
 
@@ -22,6 +23,7 @@ from gaelp.core.episode import EpisodeBatch
 from gaelp.core.errors import BadInput, ShapeError
 from gaelp.core.verdict import FAIL, PASS, WAIT, Ruling, Verdict
 from gaelp.evidence.sequences import betting_interval
+from gaelp.learn.health import Vitals, judge_health
 from gaelp.learn.metrics import TrainingMetrics
 
 Scores = NDArray[np.float64]
@@ -31,6 +33,8 @@ REFERENCES = ("pacer", "retuned", "random")
 
 WALKS = 19
 """Random walks to beat: the best of 20 by chance with probability 1/20."""
+ISOTROPIC = 10
+"""How many of them go in a random direction; the others permute the learned step."""
 
 
 class Evaluator(Protocol):
@@ -52,7 +56,7 @@ class Evaluator(Protocol):
 
 
 class Depth(StrEnum):
-    """How much is asked: everything, or mechanism and paired return only (after each call on live data)."""
+    """How much is asked: everything, or mechanism, paired return and health only (after each call on live data)."""
 
     FULL = "full"
     RETURN = "return"
@@ -75,7 +79,7 @@ _RULINGS = {
 
 @dataclass(frozen=True)
 class LearningVerdict:
-    """The outcome, its parts (mechanism, paired_return, random_walk) and what it takes to judge it again.
+    """The outcome, its parts (mechanism, canaries, paired_return, controls, health) and what it takes to judge it again.
 
     Truthy for LEARNING only: INCONCLUSIVE never promotes.
     """
@@ -110,12 +114,18 @@ class LearningVerdict:
         }
 
 
+SEED_GAP = 4096
+"""Ranges of world seeds closer than this are noted as one: an agent counts as trained in the gap as well."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trail:
     """What the training calls since a phase began leave behind: a fold over their metrics.
 
     gradient, change: by tensor, the largest gradient norm and the largest change of any call.
-    chained: every call started from the weights the one before had left.
+    chained: every call started from the weights the one before had left. audits: calls that were looked at a second
+    time; last_audit: the number within the phase of the newest of them; worst: the largest error of each kind;
+    faults: what they found wrong. seeds: ranges [low, high) of the worlds trained in, over all phases.
     """
 
     weights_hash: str
@@ -128,6 +138,12 @@ class Trail:
     simulated: bool = False
     gradient: Mapping[str, float] = field(default_factory=dict)
     change: Mapping[str, float] = field(default_factory=dict)
+    audits: int = 0
+    last_audit: int = 0
+    worst: Mapping[str, float] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+    vitals: Vitals = Vitals()
+    seeds: tuple[tuple[int, int], ...] = ()
 
     def after(self, call: TrainingMetrics) -> Trail:
         """The trail with one more call."""
@@ -136,6 +152,7 @@ class Trail:
         if self.calls and set(norms) != set(self.gradient):
             raise ShapeError("metrics: this call trained other tensors than the calls before it.")
         first = self.calls == 0
+        looked = call.second_look
         return replace(
             self,
             weights_hash=call.weights_hash_after,
@@ -153,21 +170,99 @@ class Trail:
             change={
                 name: moved if first else max(moved, self.change[name]) for name, moved in changes.items()
             },
+            audits=self.audits + (looked is not None),
+            last_audit=self.last_audit if looked is None else self.calls + 1,
+            worst=self.worst if looked is None else _larger(self.worst, looked.worst),
+            faults=self.faults
+            if looked is None
+            else (*self.faults, *(f"call {call.call}: {x}" for x in looked.faults)),
+            vitals=self.vitals.after(call, None if looked is None else looked.units),
+            seeds=_merged((*self.seeds, *call.world_seeds)),
         )
+
+    def begin_phase(self) -> Trail:
+        """A trail for the next phase: the worlds that were trained in stay known, the calls do not count."""
+        return Trail(weights_hash=self.weights_hash, actor_hash=self.actor_hash, seeds=self.seeds)
+
+    def trained_in(self, seeds: NDArray[np.integer]) -> int:
+        """How many of these world seeds lie in a range that was trained in."""
+        wide = np.asarray(seeds, np.int64)
+        inside = [(wide >= low) & (wide < high) for low, high in self.seeds]
+        return int(np.any(inside, axis=0).sum()) if inside else 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Trail:
-        return Trail(**json.loads(text))
+        told = json.loads(text)
+        told["vitals"] = Vitals.from_plain(told["vitals"])
+        told["faults"] = tuple(told["faults"])
+        told["seeds"] = tuple((low, high) for low, high in told["seeds"])
+        return Trail(**told)
+
+
+def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: max(size, one[name]) if name in one else size for name, size in other.items()}
+
+
+def _merged(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    out: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if out and low <= out[-1][1] + SEED_GAP:
+            out[-1] = (out[-1][0], max(out[-1][1], high))
+        else:
+            out.append((low, high))
+    return tuple(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """One known answer: in how many of `seeds` runs the same code found it, of `needed`; lowest: its worst run.
+
+    asks: what was known, in a sentence. lowest is a share of the optimum, or 1 minus the share that a value was off;
+    for the negative canary the share of runs that were, rightly, not LEARNING.
+    """
+
+    name: str
+    asks: str
+    seeds: int
+    passed: int
+    needed: int
+    lowest: float
+
+    @property
+    def ok(self) -> bool:
+        return self.passed >= self.needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canaries:
+    """All known answers for one configuration of one version of the code, which `key` names."""
+
+    key: str
+    results: tuple[Canary, ...]
+
+    def payload(self) -> dict[str, object]:
+        """Ready for JSON."""
+        return {"key": self.key, "results": [asdict(result) | {"ok": result.ok} for result in self.results]}
+
+    @staticmethod
+    def from_payload(told: Mapping[str, object]) -> Canaries:
+        """Raises BadInput when `told` is not what `payload` gave."""
+        key, results = told["key"], told["results"]
+        if not isinstance(key, str) or not isinstance(results, list) or not results:
+            raise BadInput("canaries: a key and a list of results are expected.")
+        return Canaries(
+            key=key, results=tuple(Canary(**{k: v for k, v in each.items() if k != "ok"}) for each in results)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """What LEARNING takes. Scores are in units of the pacer's own, so 0.01 is one per cent of it.
 
-    alpha is split evenly (Bonferroni) over the comparisons. Differences are clipped to [low, high], fixed
+    alpha holds for all comparisons together, by Holm's steps. Differences are clipped to [low, high], fixed
     before any was seen; the clip makes the claim one about clipped differences.
     """
 
@@ -189,7 +284,7 @@ class Trials:
     """Scores of whole policies on the same held-out seeds, each [n]; walks [19, n] or none when not asked for.
 
     references: by name, those of REFERENCES. promoted: the last promoted policy, none before there is one.
-    standstill: the judged weights are the initial ones, so there is no walk to compare with.
+    twin: the same agent trained on shuffled rewards, none before there is one. standstill: the judged weights are the initial ones, so there is no walk to compare with.
     """
 
     seeds: NDArray[np.integer]
@@ -198,6 +293,7 @@ class Trials:
     promoted: Scores | None
     walks: Scores | None
     standstill: bool
+    twin: Scores | None = None
 
     def __post_init__(self) -> None:
         n = len(self.seeds)
@@ -208,6 +304,8 @@ class Trials:
         named = {"now": self.now, **self.references}
         if self.promoted is not None:
             named["promoted"] = self.promoted
+        if self.twin is not None:
+            named["twin"] = self.twin
         for name, scores in named.items():
             if scores.shape != (n,) or not np.isfinite(scores).all():
                 raise BadInput(f"scores of {name!r} must be {n} finite numbers, got shape {scores.shape}.")
@@ -218,11 +316,20 @@ class Trials:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reload:
+    """Weights saved to bytes and loaded again: on how many observations the actions were asked, and were the same."""
+
+    asked: int
+    same: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recorded:
     """All that the judgement rests on. trials: none when no evaluator was there to play any.
 
     judged_hash: of the weights that were evaluated. played_hash: of the actor that played the episodes
-    in question, when the caller knows it; it must then be the judged one.
+    in question, when the caller knows it; it must then be the judged one. canaries: none when they were not run.
+    reload: none when it was not tried.
     """
 
     trail: Trail
@@ -230,18 +337,26 @@ class Recorded:
     played_hash: str | None
     trials: Trials | None
     depth: Depth
+    canaries: Canaries | None = None
+    reload: Reload | None = None
 
 
 def judge_learning(recorded: Recorded, terms: Terms) -> LearningVerdict:
     """Weigh the parts: a dead mechanism is BROKEN whatever the scores; LEARNING needs every part to pass."""
+    full = recorded.depth is Depth.FULL
     parts = {"mechanism": judge_mechanism(recorded)}
+    if full:
+        parts["canaries"] = judge_canaries(recorded.canaries)
     if recorded.trials is None:
         absent = "no evaluator was given, so nothing was played on held-out seeds."
         parts["paired_return"] = Verdict(WAIT, "paired_return", absent)
+        if full:
+            parts["controls"] = Verdict(WAIT, "controls", absent)
     else:
         parts["paired_return"] = judge_paired_return(recorded.trials, terms)
-        if recorded.depth is Depth.FULL:
-            parts["random_walk"] = judge_random_walk(recorded.trials)
+        if full:
+            parts["controls"] = judge_controls(recorded.trials, recorded.reload, terms)
+    parts["health"] = judge_health(recorded.trail.vitals, frozenset(_alive(recorded.trail)))
     outcome, decisive = _weigh(parts)
     evidence: dict[str, object] = {
         "judged_hash": recorded.judged_hash,
@@ -251,37 +366,50 @@ def judge_learning(recorded: Recorded, terms: Terms) -> LearningVerdict:
         "calls": recorded.trail.calls,
         "updates": recorded.trail.updates,
         "terms": asdict(terms),
+        "trained_seeds": [list(pair) for pair in recorded.trail.seeds],
     }
+    if recorded.canaries is not None and full:
+        evidence["canaries_key"] = recorded.canaries.key
     if recorded.trials is not None:
         evidence["seeds"] = [int(seed) for seed in recorded.trials.seeds]
     return LearningVerdict(outcome, decisive.reason, parts, evidence)
 
 
 def _weigh(parts: Mapping[str, Verdict]) -> tuple[Outcome, Verdict]:
-    mechanism = parts["mechanism"]
-    if mechanism.ruling is FAIL:
-        return Outcome.BROKEN, mechanism
-    failed = [part for part in parts.values() if part.ruling is FAIL]
+    """A or E fails: BROKEN. C or D fails: NOT_LEARNING. All pass: LEARNING. Otherwise, also when B fails: INCONCLUSIVE."""
+    for name in ("mechanism", "health"):
+        if parts[name].ruling is FAIL:
+            return Outcome.BROKEN, parts[name]
+    failed = [parts[n] for n in ("paired_return", "controls") if n in parts and parts[n].ruling is FAIL]
     # Nothing was trained: then even a lucky or unlucky score says nothing about learning.
-    if failed and mechanism.ruling is PASS:
+    if failed and parts["mechanism"].ruling is PASS:
         return Outcome.NOT_LEARNING, failed[0]
-    waiting = [part for part in parts.values() if part.ruling is WAIT]
-    if waiting:
-        return Outcome.INCONCLUSIVE, waiting[0]
+    # In order of what is said first; a failed canary speaks before whatever else only waits.
+    open_ones = sorted((p for p in parts.values() if p.ruling is not PASS), key=lambda p: p.ruling is not FAIL)
+    if open_ones:
+        return Outcome.INCONCLUSIVE, open_ones[0]
     return Outcome.LEARNING, parts["paired_return"]
 
 
-def judge_mechanism(recorded: Recorded) -> Verdict:
-    """Weights moved in every update, every trainable tensor is alive, and what was trained is what is judged.
+def _alive(trail: Trail) -> dict[str, float]:
+    """Largest gradient norms of the tensors that must be trained.
 
     The privileged critic counts as trainable only where simulated episodes were trained on.
     """
-    trail = recorded.trail
-    alive = {
+    return {
         name: norm
         for name, norm in trail.gradient.items()
         if trail.simulated or not name.startswith("privileged.")
     }
+
+
+def judge_mechanism(recorded: Recorded) -> Verdict:
+    """Weights moved in every update, every trainable tensor is alive, what was trained is what is judged, the worlds
+    are other ones, and the calls that were looked at a second time did what they say.
+    """
+    trail = recorded.trail
+    alive = _alive(trail)
+    seen = 0 if recorded.trials is None else trail.trained_in(recorded.trials.seeds)
     still = sorted(name for name in alive if not trail.change[name] > 0)
     dead = sorted(name for name, norm in alive.items() if not norm > 0)
     numbers: dict[str, object] = {
@@ -294,6 +422,11 @@ def judge_mechanism(recorded: Recorded) -> Verdict:
         "trained_hash": trail.actor_hash,
         "judged_hash": recorded.judged_hash,
         "played_hash": recorded.played_hash,
+        "held_out_seeds_trained_on": seen,
+        "calls_audited": trail.audits,
+        "last_audited": trail.last_audit,
+        "worst_error": dict(trail.worst),
+        "audit_faults": list(trail.faults),
     }
 
     def ruled(ruling: Ruling, reason: str) -> Verdict:
@@ -303,6 +436,8 @@ def judge_mechanism(recorded: Recorded) -> Verdict:
         return ruled(FAIL, "the weights that were judged are not the weights that were trained.")
     if recorded.played_hash is not None and recorded.played_hash != recorded.judged_hash:
         return ruled(FAIL, "the weights that played are not the weights that are judged.")
+    if seen:
+        return ruled(FAIL, f"{seen} of the held-out seeds are of worlds that were trained in.")
     if trail.calls == 0:
         return ruled(WAIT, "no training call yet in this phase, so there is no learning to speak of.")
     if not trail.chained:
@@ -315,10 +450,29 @@ def judge_mechanism(recorded: Recorded) -> Verdict:
         return ruled(FAIL, f"no gradient ever reached {', '.join(dead)}.")
     if still:
         return ruled(FAIL, f"these tensors never moved: {', '.join(still)}.")
+    if trail.faults:
+        return ruled(FAIL, f"{trail.faults[0]}.")
+    if recorded.depth is Depth.FULL and not trail.audits:
+        return ruled(WAIT, "no training call of this phase was looked at a second time.")
     return ruled(
         PASS,
-        f"{trail.updates} updates in {trail.calls} calls, each moved the weights, every tensor is alive.",
+        f"{trail.updates} updates in {trail.calls} calls, each moved the weights, every tensor is alive; "
+        f"{trail.audits} calls repeated by other means, none differs.",
     )
+
+
+def judge_canaries(canaries: Canaries | None) -> Verdict:
+    """PASS when every known answer was found often enough, FAIL when one was not, WAIT when none was asked."""
+    if canaries is None:
+        return Verdict(WAIT, "canaries", "no canaries were run for this configuration.")
+    numbers = canaries.payload()
+    failed = [result for result in canaries.results if not result.ok]
+    if failed:
+        one = failed[0]
+        reason = f"{one.name}: {one.passed} of {one.seeds} seeds, {one.needed} needed ({one.asks})."
+        return Verdict(FAIL, "canaries", reason, numbers)
+    n = len(canaries.results)
+    return Verdict(PASS, "canaries", f"all {n} known answers were found by the same code.", numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,19 +487,23 @@ class Comparison:
 
 
 def judge_paired_return(trials: Trials, terms: Terms) -> Verdict:
-    """PASS when every lower bound exceeds its requirement, FAIL when one upper bound cannot, else WAIT."""
+    """PASS when every lower bound exceeds its requirement, FAIL when one upper bound cannot, else WAIT.
+
+    alpha by Holm: all at alpha / k first; what is settled there leaves the rest more room, and so on.
+    """
     rivals = dict(trials.references)
     bounds = {"pacer": terms.delta_min, "retuned": 0.0, "random": 0.0}
     if trials.promoted is not None:
         rivals["promoted"], bounds["promoted"] = trials.promoted, -terms.margin
-    alpha = terms.alpha / len(rivals)
     found: dict[str, Comparison] = {}
-    for name, scores in rivals.items():
-        difference = np.clip(trials.now - scores, terms.low, terms.high)
-        interval = betting_interval(difference, terms.low, terms.high, alpha)
-        found[name] = Comparison(
-            float(difference.mean()), interval.lower, interval.upper, bounds[name], alpha
-        )
+    left = list(rivals)
+    while left:
+        alpha = terms.alpha / len(left)
+        found |= {name: _compare(trials.now - rivals[name], bounds[name], alpha, terms) for name in left}
+        settled = [name for name in left if found[name].lower > found[name].bound]
+        if not settled:
+            break
+        left = [name for name in left if name not in settled]
     clipped = max(
         float(np.mean((trials.now - scores < terms.low) | (trials.now - scores > terms.high)))
         for scores in rivals.values()
@@ -353,23 +511,68 @@ def judge_paired_return(trials: Trials, terms: Terms) -> Verdict:
     numbers: dict[str, object] = {
         "n": len(trials.seeds),
         "clipped_share": clipped,
-        "comparisons": {name: asdict(comparison) for name, comparison in found.items()},
+        "comparisons": {name: asdict(found[name]) for name in rivals},
     }
-    hopeless = [name for name, c in found.items() if c.upper <= c.bound]
-    open_ones = [name for name, c in found.items() if not c.lower > c.bound]
+    hopeless = [name for name in left if found[name].upper <= found[name].bound]
     if hopeless:
         return Verdict(
             FAIL, "paired_return", f"{_told(hopeless[0], found)}: it cannot exceed its bound.", numbers
         )
-    if open_ones:
-        reason = f"{_told(open_ones[0], found)}: {len(trials.seeds)} seeds do not settle it."
+    if left:
+        reason = f"{_told(left[0], found)}: {len(trials.seeds)} seeds do not settle it."
         return Verdict(WAIT, "paired_return", reason, numbers)
     return Verdict(PASS, "paired_return", f"{_told('pacer', found)}; every requirement is met.", numbers)
+
+
+def _compare(difference: Scores, bound: float, alpha: float, terms: Terms) -> Comparison:
+    clipped = np.clip(difference, terms.low, terms.high)
+    interval = betting_interval(clipped, terms.low, terms.high, alpha)
+    return Comparison(float(clipped.mean()), interval.lower, interval.upper, bound, alpha)
 
 
 def _told(name: str, found: Mapping[str, Comparison]) -> str:
     c = found[name]
     return f"against {name} {c.mean:+.4f} [{c.lower:+.4f}, {c.upper:+.4f}], must exceed {c.bound:+g}"
+
+
+def judge_controls(trials: Trials, reload: Reload | None, terms: Terms) -> Verdict:
+    """D1 random walks, D2 the twin trained on shuffled rewards, D3 saved and loaded: all must hold; see each."""
+    parts = {
+        "random_walk": judge_random_walk(trials),
+        "shuffled_twin": judge_twin(trials, terms),
+        "reload": judge_reload(reload),
+    }
+    numbers = {
+        name: {"ruling": part.ruling.name, "reason": part.reason, **part.evidence} for name, part in parts.items()
+    }
+    for ruling in (FAIL, WAIT):
+        for part in parts.values():
+            if part.ruling is ruling:
+                return Verdict(ruling, "controls", part.reason, numbers)
+    return Verdict(PASS, "controls", "; ".join(part.reason.rstrip(".") for part in parts.values()) + ".", numbers)
+
+
+def judge_twin(trials: Trials, terms: Terms) -> Verdict:
+    """The twin saw the same code, worlds and rewards, in the wrong order: what it earns is earned without learning."""
+    if trials.twin is None:
+        return Verdict(WAIT, "shuffled_twin", "no twin was trained on shuffled rewards.")
+    found = _compare(trials.now - trials.twin, 0.0, terms.alpha, terms)
+    told = f"against its twin on shuffled rewards {found.mean:+.4f} [{found.lower:+.4f}, {found.upper:+.4f}]"
+    if found.lower > 0:
+        return Verdict(PASS, "shuffled_twin", f"{told}.", asdict(found))
+    ruling = FAIL if found.upper <= 0 else WAIT
+    return Verdict(ruling, "shuffled_twin", f"{told}: it does not stand above it.", asdict(found))
+
+
+def judge_reload(reload: Reload | None) -> Verdict:
+    """The weights act the same after a round through bytes."""
+    if reload is None or reload.asked == 0:
+        return Verdict(WAIT, "reload", "the weights were not saved and loaded again.")
+    numbers = asdict(reload)
+    if reload.same != reload.asked:
+        differs = reload.asked - reload.same
+        return Verdict(FAIL, "reload", f"loaded again, it acts otherwise on {differs} of {reload.asked}.", numbers)
+    return Verdict(PASS, "reload", f"loaded again, it acts the same on all {reload.asked} observations.", numbers)
 
 
 def judge_random_walk(trials: Trials) -> Verdict:
@@ -398,15 +601,24 @@ def random_walks(
     now: Mapping[str, NDArray[np.generic]],
     rng: np.random.Generator,
 ) -> list[dict[str, NDArray[np.float32]]]:
-    """19 sets of weights `start + u`, u in a random direction, as long in every tensor as `now - start`."""
+    """19 sets of weights `start + u`, u as long in every tensor as `now - start`: 10 in a random direction, 9 with
+    the elements of the learned step itself in random order.
+
+    A step whose direction is random is exchangeable with either kind, so all 19 together still cost chance 1/20. The
+    permuted ones keep what Adam makes of a step, a few large elements among many small ones; noise does not.
+    """
     walks = []
-    for _ in range(WALKS):
+    for number in range(WALKS):
         walk = {}
         for name, origin in start.items():
-            noise = rng.standard_normal(origin.shape)
             begin = origin.astype(np.float64)
-            length = np.linalg.norm(now[name].astype(np.float64) - begin)
-            walk[name] = (begin + noise * (length / np.linalg.norm(noise))).astype(np.float32)
+            step = now[name].astype(np.float64) - begin
+            if number < ISOTROPIC:
+                noise = rng.standard_normal(origin.shape)
+                turned = noise * (np.linalg.norm(step) / np.linalg.norm(noise))
+            else:
+                turned = rng.permutation(step.ravel()).reshape(step.shape)
+            walk[name] = (begin + turned).astype(np.float32)
         walks.append(walk)
     return walks
 
