@@ -147,12 +147,20 @@ def test_a_bid_or_a_budget_of_nothing_is_refused(told, part, key):
         ("learning", "entropy"),
         ("history", "keep"),
         ("guards", "max_velocity_ratio"),
+        ("guards", "max_raise_ratio"),
     ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_a_number_that_is_none_or_out_of_range_is_refused_by_key(told, part, key, value):
     told.setdefault(part, {})[key] = value
     assert f"walk.toml: {part}.{key}: " in refusal(told)
+
+
+@pytest.mark.parametrize(("key", "loosest"), [("max_raise_ratio", 16.0), ("max_velocity_ratio", 2.0)])
+def test_a_guard_may_be_tightened_and_never_loosened(told, key, loosest):
+    for bound in (loosest, 1.0):
+        assert getattr(build_config({**told, "guards": {key: bound}}, "walk.toml").guards, key) == bound
+    assert f"guards.{key}: " in refusal({**told, "guards": {key: loosest + 0.01}})
 
 
 def test_a_learning_rate_of_zero_is_a_valid_setting(told):

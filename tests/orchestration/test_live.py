@@ -40,7 +40,7 @@ SCHEMA = default_schema()
 MASK = move_mask(SCHEMA, line_items=1)
 RANDOMISED = FixedChances(exploration(SCHEMA, MASK, 0.4), "randomised")
 KEPT = FixedChances(np.eye(SCHEMA.action_size)[SCHEMA.zero_move], "pacer-alone")
-BOUNDS = GuardBounds(max_bid=2_000_000, max_change_ratio=1e9, max_velocity_ratio=2.0, max_report_age_s=1e9)
+BOUNDS = GuardBounds(max_bid=2_000_000, max_raise_ratio=1e9, max_velocity_ratio=2.0)
 SETTINGS = Settings(seed=11, markets=2, auctions_per_day=2000, users=200)
 
 
@@ -296,15 +296,25 @@ class LowThenHigh:
         return Choice(move.astype(np.int32), np.zeros(len(move)))
 
 
+@dataclass(frozen=True)
+class HighThenLow:
+    """The highest pace in the first daypart, the lowest after it."""
+
+    hash: str = "high-then-low"
+
+    def choose(self, observation: np.ndarray, mask: np.ndarray, uniform: np.ndarray) -> Choice:
+        late = observation[:, SCHEMA.campaign_index("elapsed")] > 0
+        move = np.where(late, move_of(-0.5, 0.0, SCHEMA), move_of(0.35, 0.0, SCHEMA))
+        return Choice(move.astype(np.int32), np.zeros(len(move)))
+
+
 def test_a_refused_bid_holds_the_last_one_and_is_recorded(founded):
     free, bound = founded("free.db"), founded("bound.db")
     unguarded = play(market(free.platform), free, chooser=LowThenHigh())
     # A bound between the bids of the first daypart and the one wanted at its end.
     highest = np.exp(unguarded.log_bid[:, :8]).max() * 1e6
     assert (np.exp(unguarded.log_bid[:, 8]) * 1e6 > highest).all()
-    tight = GuardBounds(
-        max_bid=highest + 1, max_change_ratio=1e9, max_velocity_ratio=2.0, max_report_age_s=1e9
-    )
+    tight = GuardBounds(max_bid=highest + 1, max_raise_ratio=1e9, max_velocity_ratio=2.0)
     day = play(market(bound.platform, bounds=tight), bound, chooser=LowThenHigh())
     assert np.array_equal(day.log_bid[:, :8], unguarded.log_bid[:, :8])
     assert np.array_equal(day.log_bid[:, 8], day.log_bid[:, 7]), "the last bid is held"
@@ -319,11 +329,66 @@ def test_a_refused_bid_holds_the_last_one_and_is_recorded(founded):
 
 def test_without_a_last_bid_a_refused_one_becomes_a_single_micro(founded):
     sandbox = founded("a.db")
-    nothing = GuardBounds(max_bid=0.5, max_change_ratio=1e9, max_velocity_ratio=2.0, max_report_age_s=1e9)
+    nothing = GuardBounds(max_bid=0.5, max_raise_ratio=1e9, max_velocity_ratio=2.0)
     day = play(market(sandbox.platform, bounds=nothing), sandbox)
     assert np.exp(day.log_bid) * 1e6 == pytest.approx(1.0)
     assert day.cost_micros.sum() == 0
     assert len(day.refusals) == 2 * 48
+
+
+TIGHT = GuardBounds(max_bid=2_000_000, max_raise_ratio=1.5, max_velocity_ratio=2.0)
+
+
+def leapt(sandbox: Sandbox, **before: object) -> PlayedDay:
+    """A day whose pace leaps from -0.5 to 0.35 at its second decision, 2.3 times the bid, where 1.5 times are allowed."""
+    return play(market(Watched(sandbox.platform, **before), bounds=TIGHT), sandbox, chooser=LowThenHigh())
+
+
+def test_a_bid_that_leaps_from_the_last_one_is_held_and_recorded(founded):
+    free, bound = founded("free.db"), founded("bound.db")
+    unguarded = play(market(free.platform), free, chooser=LowThenHigh())
+    steps = np.exp(np.diff(unguarded.log_bid, axis=1))
+    # The pacer's own steps pass; the leap at the second decision, after half hour 7, does not.
+    assert (steps[:, :7] <= 1.5).all()
+    assert (steps[:, 7] > 1.5).all()
+    day = leapt(bound)
+    assert np.array_equal(day.log_bid[:, :8], unguarded.log_bid[:, :8])
+    assert np.array_equal(day.log_bid[:, 8], day.log_bid[:, 7]), "the last bid is held"
+    told = [text for text in day.refusals if text.startswith("tick 8: ")]
+    assert len(told) == 2
+    assert "times the last one" in told[0]
+    assert (np.exp(np.diff(day.log_bid, axis=1)) <= 1.5 + 1e-4).all()
+
+
+@pytest.mark.parametrize(("method", "tick"), [("edit_bids", 8), ("step", 8), ("report", 20)])
+def test_a_day_with_held_bids_cut_short_and_played_again_is_the_undisturbed_day(founded, method, tick):
+    undisturbed = leapt(founded("whole.db"))
+    assert undisturbed.refusals
+
+    def die(called: str, count: int) -> None:
+        if (called, count) == (method, tick):
+            raise Cut
+
+    sandbox = founded("cut.db")
+    with pytest.raises(Cut):
+        leapt(sandbox, after=die)
+    sandbox.close()
+    same(leapt(founded("cut.db")), undisturbed)
+
+
+def test_a_stand_in_bid_of_one_micro_bounds_no_later_bid(founded):
+    # A first bid is refused for its height and becomes a micro; the real bid that comes later is no leap from that.
+    sandbox, free = founded("a.db"), founded("free.db")
+    unguarded = play(market(free.platform), free, chooser=HighThenLow())
+    first, later = np.exp(unguarded.log_bid[:, 0]) * 1e6, np.exp(unguarded.log_bid[:, 8:16]) * 1e6
+    most = float(later.max()) + 1
+    refused = first > most
+    assert refused.any()
+    between = GuardBounds(max_bid=most, max_raise_ratio=1.5, max_velocity_ratio=2.0)
+    day = play(market(sandbox.platform, bounds=between), sandbox, chooser=HighThenLow())
+    bids = np.exp(day.log_bid[refused]) * 1e6
+    assert bids[:, 0] == pytest.approx(1.0)
+    assert (bids[:, 8] > 100_000).all()
 
 
 @pytest.mark.parametrize("tick", [0, 13, 47])

@@ -19,6 +19,7 @@ from gaelp.core.verdict import PASS, WAIT
 from gaelp.orchestration.orchestrator import TrainingOrchestrator
 from gaelp.orchestration.phases import REAL_TESTING, SIMULATION
 from gaelp.orchestration.run import STORE_FILE, Run, begin_run
+from gaelp.safety.guards import GuardBounds
 from gaelp.store.store import Store
 from gaelp.store.transaction import Transaction
 
@@ -145,6 +146,14 @@ def test_a_refused_batch_shifts_no_seed_when_the_run_is_killed_after_it(tmp_path
         (e.kind, e.payload) for e in run.store.events(run.run_id)
     ]
     mortal.close()
+
+
+def test_every_guard_bound_of_the_configuration_stands_before_live_bids(tmp_path: Path) -> None:
+    guards = {"max_raise_ratio": 3.0, "max_velocity_ratio": 1.2}
+    run = begin_run(tmp_path, {**JOURNEY, "guards": guards}, "here", "person")
+    orchestrator = TrainingOrchestrator(run, platform=None)  # type: ignore[arg-type]
+    bounds = GuardBounds(max_bid=2_000_000.0, **guards)
+    assert (orchestrator.bounds, orchestrator.live.bounds) == (bounds, bounds)
 
 
 def test_a_live_phase_is_judged_in_full_once_and_a_resumed_run_takes_what_the_log_holds(

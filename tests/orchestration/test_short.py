@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         run.directory / "sandbox.db", Settings(seed=run.config.seed, markets=run.config.platform.markets)
     )
     most = float(run.config.platform.max_bid)
-    bounds = GuardBounds(max_bid=most, max_change_ratio=1e9, max_velocity_ratio=1.5, max_report_age_s=1e9)
+    bounds = GuardBounds(max_bid=most, max_raise_ratio=1e9, max_velocity_ratio=1.5)
     prepare(
         run, sandbox.platform, LiveMarket(sandbox.platform, run.schema, bounds, run.config.seed, run.halted)
     )

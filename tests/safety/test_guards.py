@@ -5,20 +5,18 @@ from __future__ import annotations
 import pytest
 
 from gaelp.core.errors import BadInput
-from gaelp.core.verdict import FAIL, PASS, WAIT
+from gaelp.core.verdict import FAIL, PASS
 from gaelp.safety.guards import (
     GuardBounds,
     bid_within_bounds,
     books_balance,
     not_halted,
-    report_is_fresh,
     spend_velocity,
-    within_allowance,
 )
 from gaelp.safety.latch import Latch
 from gaelp.safety.ledger import Books, Entry, Kind, resolve
 
-BOUNDS = GuardBounds(max_bid=8.0, max_change_ratio=2.0, max_velocity_ratio=1.5, max_report_age_s=3600.0)
+BOUNDS = GuardBounds(max_bid=8.0, max_raise_ratio=2.0, max_velocity_ratio=1.5)
 
 
 def entry(kind: Kind, micros: int, intent: str = "a") -> Entry:
@@ -31,14 +29,6 @@ def books() -> Books:
     """100 granted, 40 spent, 30 open: 30 are left."""
     books = Books().apply_all([entry(Kind.GRANTED, 100, "g"), entry(Kind.RESERVED, 45)])
     return books.apply_all(resolve(books, "a", 40)).apply(entry(Kind.RESERVED, 30, "b"))
-
-
-def test_the_worst_case_must_fit_into_what_is_left_of_the_phases_grant(books: Books) -> None:
-    assert within_allowance(30, books, "scaled").ruling is PASS
-    verdict = within_allowance(31, books, "scaled")
-    assert (verdict.ruling, verdict.rule) == (FAIL, "within_allowance")
-    assert within_allowance(1, books, "real_testing").ruling is FAIL
-    assert within_allowance(-1, books, "scaled").ruling is FAIL
 
 
 def test_a_dropped_latch_refuses_with_its_reason() -> None:
@@ -70,10 +60,12 @@ def test_a_breach_fails_the_balance_even_when_bill_and_books_agree(books: Books)
     ("bid", "last", "ruling"),
     [
         (8.0, None, PASS), (8.01, None, FAIL), (0.0, None, FAIL), (-1.0, None, FAIL), (float("nan"), None, FAIL),
-        (float("inf"), None, FAIL), (4.0, 2.0, PASS), (4.01, 2.0, FAIL), (1.0, 2.0, PASS), (0.99, 2.0, FAIL),
+        (float("inf"), None, FAIL), (4.0, 2.0, PASS), (4.01, 2.0, FAIL), (1e-6, 2.0, PASS),
     ],
 )  # fmt: skip
-def test_a_bid_is_positive_finite_bounded_and_no_leap(bid: float, last: float | None, ruling: object) -> None:
+def test_a_bid_is_positive_finite_bounded_and_no_leap_upwards(
+    bid: float, last: float | None, ruling: object
+) -> None:
     verdict = bid_within_bounds(bid, last, BOUNDS)
     assert (verdict.ruling, verdict.rule) == (ruling, "bid_within_bounds")
 
@@ -84,21 +76,12 @@ def test_spend_may_run_ahead_of_plan_by_its_ratio_and_no_more() -> None:
     assert spend_velocity(1, 0, BOUNDS).ruling is FAIL
 
 
-def test_an_old_report_waits_and_does_not_pass() -> None:
-    assert report_is_fresh(3600.0, BOUNDS).ruling is PASS
-    assert report_is_fresh(3600.1, BOUNDS).ruling is WAIT
-    assert report_is_fresh(float("nan"), BOUNDS).ruling is WAIT
-    assert report_is_fresh(-1.0, BOUNDS).ruling is WAIT
-
-
-def test_bounds_may_be_tightened_and_never_relaxed() -> None:
-    assert BOUNDS.tightened(max_bid=5.0).max_bid == 5.0
-    for name in ("max_bid", "max_change_ratio", "max_velocity_ratio", "max_report_age_s"):
-        with pytest.raises(BadInput, match="guards only tighten"):
-            BOUNDS.tightened(**{name: getattr(BOUNDS, name) * 1.01})
-
-
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_bound_that_bounds_nothing_is_refused(bound: float) -> None:
     with pytest.raises(BadInput, match="positive finite"):
-        GuardBounds(max_bid=bound, max_change_ratio=2.0, max_velocity_ratio=1.5, max_report_age_s=60.0)
+        GuardBounds(max_bid=bound, max_raise_ratio=2.0, max_velocity_ratio=1.5)
+
+
+def test_a_raise_bounded_below_1_would_force_bids_down_and_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"max_raise_ratio is 0\.9, expected 1 or more"):
+        GuardBounds(max_bid=8.0, max_raise_ratio=0.9, max_velocity_ratio=1.5)

@@ -237,7 +237,7 @@ def prepared(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 
 def bounds(run: Run) -> GuardBounds:
-    return GuardBounds(max_bid=2.0, max_change_ratio=1e9, max_velocity_ratio=1.5, max_report_age_s=1e9)
+    return GuardBounds(max_bid=2.0, max_raise_ratio=1e9, max_velocity_ratio=1.5)
 
 
 @contextmanager

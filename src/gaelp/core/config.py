@@ -156,10 +156,13 @@ class ScaledConfig(Cadence):
 
 
 class GuardConfig(_Part):
-    """Bounds that a live day is held against; a smaller number is tighter."""
+    """Bounds that a live day is held against; a smaller number is tighter, and none may be dropped."""
+
+    max_raise_ratio: float = Field(16.0, ge=1, le=16.0, allow_inf_nan=False)
+    """A bid at most so many times the one before it, half an hour earlier; a refused one holds the last."""
 
     max_velocity_ratio: float = Field(1.5, gt=0, le=2.0, allow_inf_nan=False)
-    """Spend of a campaign-day at most this multiple of its daily budget (the platform may over-deliver twofold)."""
+    """A day's spend so far at most this multiple of its plan so far (the platform may over-deliver twofold)."""
 
 
 class JourneyConfig(_Part):

@@ -283,7 +283,7 @@ class LiveMarket:
                         self.platform.pause([slot.campaign for slot in slots])
             base = dual_log_bid(state, pacing.landscape, terms, np) if pacing.dual else solution.log_bid
             bids, refused = self._guarded(slots, base + pace, last_bids)
-            refusals += [f"tick {tick}: {why}" for why in refused]
+            refusals += [f"tick {tick}: {why}" for why in refused.values()]
             account = self.platform.account() if tick == 0 else None
             if account is not None and account.day > day:
                 # A resumed day that the platform has left behind: its reports alone tell it.
@@ -293,7 +293,8 @@ class LiveMarket:
             if tick >= already:
                 self.platform.edit_bids(bids)
                 self.platform.step(day, tick)
-            last_bids = bids
+            # Only what passed is a last bid: the micro that stands in for none must not bound what follows.
+            last_bids |= {campaign: bid for campaign, bid in bids.items() if campaign not in refused}
             rows = self._rows(slots, day, tick)
             report = Report(
                 log_bid=np.log(np.array([row.bid_micros for row in rows]) / MICROS),
@@ -321,15 +322,18 @@ class LiveMarket:
 
     def _guarded(
         self, slots: Sequence[Slot], log_bid: Array, last: Mapping[str, int]
-    ) -> tuple[dict[str, int], list[str]]:
-        """Bids in micros, at least 1; one that a guard refuses is replaced by the last one, and the refusal told."""
+    ) -> tuple[dict[str, int], dict[str, str]]:
+        """Bids in micros by campaign, at least 1, and the reasons of refusals. One that a guard refuses is replaced by
+        the last one that passed on that campaign and day, or by 1: a new day's first bid has only the maximum above it,
+        since its budget is fresh."""
         bids: dict[str, int] = {}
-        refused: list[str] = []
+        refused: dict[str, str] = {}
         for slot, wanted in zip(slots, np.exp(log_bid) * MICROS, strict=True):
-            ruling = bid_within_bounds(float(wanted), None, self.bounds)
+            before = last[slot.campaign] if slot.campaign in last else None
+            ruling = bid_within_bounds(float(wanted), before, self.bounds)
             if ruling.ruling is FAIL:
-                refused.append(f"{slot.label}: {ruling.reason}")
-                bids[slot.campaign] = last[slot.campaign] if slot.campaign in last else 1
+                refused[slot.campaign] = f"{slot.label}: {ruling.reason}"
+                bids[slot.campaign] = 1 if before is None else before
             else:
                 bids[slot.campaign] = max(1, round(float(wanted)))
         return bids, refused

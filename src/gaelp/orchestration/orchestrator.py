@@ -60,8 +60,8 @@ class TrainingOrchestrator:
         self.platform = platform
         self.schema = run.schema
         bounds = GuardBounds(
-            max_bid=float(run.config.platform.max_bid), max_change_ratio=float("1e9"),
-            max_velocity_ratio=run.config.guards.max_velocity_ratio, max_report_age_s=float("1e9"),
+            max_bid=float(run.config.platform.max_bid), max_raise_ratio=run.config.guards.max_raise_ratio,
+            max_velocity_ratio=run.config.guards.max_velocity_ratio,
         )  # fmt: skip
         self.bounds = bounds
         self.live = LiveMarket(platform, self.schema, bounds, run.config.seed, run.halted)

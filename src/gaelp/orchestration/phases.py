@@ -41,7 +41,7 @@ def phases_of(config: JourneyConfig) -> tuple[Phase, ...]:
             plays_in=plays_in, judged_on=judged_on, gates=gates, guards=guards, live=bool(guards),
         )  # fmt: skip
 
-    guards = ("within_allowance", "not_halted", "bid_within_bounds", "spend_velocity", "books_balance")
+    guards = ("may_reserve", "not_halted", "bid_within_bounds", "spend_velocity", "books_balance")
     return (
         phase(
             SIMULATION,

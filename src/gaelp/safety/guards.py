@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from gaelp.core.errors import BadInput
-from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict
+from gaelp.core.verdict import FAIL, PASS, Verdict
 from gaelp.safety.latch import Latch
 from gaelp.safety.ledger import Books
 
@@ -15,42 +15,21 @@ from gaelp.safety.ledger import Books
 class GuardBounds:
     """What the guards hold a proposal against; a smaller number is the tighter bound, in every field.
 
-    max_bid: in the unit of the bids. max_change_ratio: a new bid is at most so many times the last one, up or
-    down. max_velocity_ratio: spend so far against the plan. max_report_age_s: seconds.
+    max_bid: in the unit of the bids. max_raise_ratio: a new bid is at most so many times the last one. Lowering is
+    never bounded: holding a higher bid would be the greater liability. max_velocity_ratio: spend against the plan.
     """
 
     max_bid: float
-    max_change_ratio: float
+    max_raise_ratio: float
     max_velocity_ratio: float
-    max_report_age_s: float
 
     def __post_init__(self) -> None:
         for field in fields(self):
             bound = getattr(self, field.name)
             if not (math.isfinite(bound) and bound > 0):
                 raise BadInput(f"guard bound {field.name} is {bound}, expected a positive finite number.")
-        if self.max_change_ratio < 1:
-            raise BadInput(f"guard bound max_change_ratio is {self.max_change_ratio}, expected 1 or more.")
-
-    def tightened(self, **bounds: float) -> GuardBounds:
-        """These bounds with some of them tighter. Raises BadInput for a looser one: guards never relax."""
-        for name, bound in bounds.items():
-            if not bound <= getattr(self, name):
-                raise BadInput(
-                    f"guard bound {name} = {bound} is looser than {getattr(self, name)}: guards only tighten."
-                )
-        return replace(self, **bounds)
-
-
-def within_allowance(worst_case_micros: int, books: Books, phase: str) -> Verdict:
-    """May this proposal's worst case still be paid from what was granted to the phase?"""
-    available = books.phase(phase).available
-    return _ruled(
-        0 <= worst_case_micros <= available,
-        "within_allowance",
-        f"worst case {worst_case_micros} micros, {available} available for {phase}.",
-        {"worst_case_micros": worst_case_micros, "available_micros": available},
-    )
+        if self.max_raise_ratio < 1:
+            raise BadInput(f"guard bound max_raise_ratio is {self.max_raise_ratio}, expected 1 or more.")
 
 
 def not_halted(latch: Latch | None) -> Verdict:
@@ -85,11 +64,11 @@ def books_balance(books: Books, platform_bill_micros: int) -> Verdict:
 
 
 def bid_within_bounds(bid: float, last_bid: float | None, bounds: GuardBounds) -> Verdict:
-    """Is the bid a positive finite number, at most the maximum, and no leap from the last one?
+    """Is the bid a positive finite number, at most the maximum, and no leap above the last one?
 
-    bid, last_bid, bounds.max_bid: one unit, whichever the lever has. last_bid None: the first bid of an item.
+    bid, last_bid, bounds.max_bid: one unit, whichever the lever has. last_bid None: no bid has passed before.
     """
-    told = {"max_bid": bounds.max_bid, "max_change_ratio": bounds.max_change_ratio}
+    told = {"max_bid": bounds.max_bid, "max_raise_ratio": bounds.max_raise_ratio}
     if not (math.isfinite(bid) and bid > 0):
         return Verdict(FAIL, "bid_within_bounds", f"bid {bid} is not a positive finite number.", told)
     told |= {"bid": bid}
@@ -97,10 +76,10 @@ def bid_within_bounds(bid: float, last_bid: float | None, bounds: GuardBounds) -
         return Verdict(FAIL, "bid_within_bounds", f"bid {bid} is above the maximum {bounds.max_bid}.", told)
     if last_bid is not None:
         told |= {"last_bid": last_bid}
-        ratio = max(bid / last_bid, last_bid / bid)
-        if ratio > bounds.max_change_ratio:
+        if bid > bounds.max_raise_ratio * last_bid:
             reason = (
-                f"bid {bid} is {ratio:.3g} times off {last_bid}, {bounds.max_change_ratio} times allowed."
+                f"bid {bid} is {bid / last_bid:.3g} times the last one, {last_bid}; "
+                f"{bounds.max_raise_ratio:g} times allowed."
             )
             return Verdict(FAIL, "bid_within_bounds", reason, told)
     return Verdict(PASS, "bid_within_bounds", f"bid {bid} is within its bounds.", told)
@@ -113,17 +92,6 @@ def spend_velocity(spent_micros: int, planned_micros: int, bounds: GuardBounds) 
         "spend_velocity",
         f"{spent_micros} micros spent, {bounds.max_velocity_ratio} times {planned_micros} planned by now allowed.",
         {"spent_micros": spent_micros, "planned_micros": planned_micros, "ratio": bounds.max_velocity_ratio},
-    )
-
-
-def report_is_fresh(age_s: float, bounds: GuardBounds) -> Verdict:
-    """Is the report young enough to act on? Old data is missing evidence: WAIT, hold the last targets."""
-    fresh = math.isfinite(age_s) and 0 <= age_s <= bounds.max_report_age_s
-    return Verdict(
-        PASS if fresh else WAIT,
-        "report_is_fresh",
-        f"the report is {age_s} s old, {bounds.max_report_age_s} s allowed.",
-        {"max_report_age_s": bounds.max_report_age_s},
     )
 
 
