@@ -164,6 +164,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "seed": ("--set takes key=value, got 'seed'",),
     "=3": ("--set takes key=value",),
     "train_every=8": ("'train_every' is ambiguous", "historical.train_every"),
+    "days=3": ("'days' is ambiguous", "real_testing.limits.days, scaled.steps.0.days"),
     "learning_rate=nan": ("learning.learning_rate", "finite"),
     "learning_rate=-1": ("learning.learning_rate", "-1"),
     "seed=-1": ("seed", "-1"),
@@ -338,10 +339,57 @@ def test_plan_shows_a_person_phases_cadences_gates_guards_and_the_loss(
         assert part in said.out
 
 
-def test_plan_says_when_a_step_would_be_refused_by_its_own_limits(command: Command, config: Path) -> None:
-    words = ("--set", "real_testing.limits.per_day=49", "--json")
-    losses = command("plan", config.name, *words).last["losses"]
-    assert [x["fits_its_limits"] for x in losses] == [False, True, True]
+OVER: dict[str, tuple[str, ...]] = {
+    "real_testing.limits.per_day=49.99": (
+        "real_testing.limits.per_day is 49.99 USD",
+        "50.00 USD",
+        "5 campaigns a day",
+    ),
+    "real_testing.limits.per_episode=9.999999": (
+        "real_testing.limits.per_episode is 9.999999 USD",
+        "10.00 USD",
+    ),
+    "real_testing.limits.total=49": ("real_testing.limits.total is 49.00 USD", "50.00 USD", "first day"),
+    "real_testing.limits.days=3": ("real_testing.limits.days is 3", "play_days of 4"),
+    "real_testing.control_campaigns=3": ("real_testing.limits.per_day is 50.00 USD", "60.00 USD"),
+    "scaled.steps.1.daily_budget=7.01": (
+        "scaled.steps.1.limits.per_episode is 14.00 USD",
+        "14.02 USD",
+        "of 7.01 USD",
+    ),
+    "scaled.steps.0.days=3": ("scaled.steps.0.limits.days is 2", "days of 3"),
+}
+
+
+@pytest.mark.parametrize("setting", OVER)
+@pytest.mark.parametrize("name", ["plan", "run"])
+def test_a_journey_whose_worst_case_exceeds_its_own_limits_is_refused_before_it_begins(
+    name: str, setting: str, command: Command, config: Path
+) -> None:
+    assert_one_sentence(command(name, config.name, "--set", setting), config.name, *OVER[setting])
+    assert [path.name for path in config.parent.iterdir()] == [config.name]
+
+
+def test_the_demo_is_held_against_its_limits_too(command: Command, tmp_path: Path) -> None:
+    said = command("demo", "--set", "real_testing.daily_budget=6")
+    assert_one_sentence(
+        said, "the demo's configuration: real_testing.limits.per_episode is 10.00 USD", "12.00 USD"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shipped", ["src/gaelp/cli/demo.toml", "examples/journey.toml"])
+def test_a_journey_that_is_shipped_is_within_its_own_limits(shipped: str, command: Command) -> None:
+    said = command("plan", str(Path(__file__).parents[2] / shipped))
+    assert said.code == 0, said.err
+
+
+def test_plan_tells_the_bounds_that_guards_hold(command: Command, config: Path) -> None:
+    bounds = command("plan", config.name, "--set", "max_raise_ratio=4", "--json").last["guard_bounds"]
+    assert bounds == {"max_bid_micros": 2 * USD, "max_raise_ratio": 4.0, "max_velocity_ratio": 1.5}
+    assert "at most 4 times" in " ".join(
+        command("plan", config.name, "--set", "max_raise_ratio=4").out.split()
+    )
 
 
 # ---- lightness

@@ -13,7 +13,10 @@ from gaelp.core.errors import BadInput
 Told = dict[str, Any]
 
 LIMITS = {"per_episode": "10.00", "per_day": "50.00", "total": "500.00", "days": 30}
-STEP = {"daily_budget": "5.00", "days": 4, "agent_campaigns": 5, "control_campaigns": 3, "limits": {**LIMITS}}
+STEP = {
+    "daily_budget": "5.00", "days": 4, "agent_campaigns": 5, "control_campaigns": 3,
+    "limits": {**LIMITS, "per_day": "80.00"},
+}  # fmt: skip
 JOURNEY: Told = {
     "name": "walk",
     "history": {"warmup_days": 7, "training_days": 28, "selection_days": 18, "certification_days": 10},
@@ -223,6 +226,50 @@ def test_a_bare_name_that_stands_in_several_parts_is_refused_with_all_of_them(to
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "candidates"),
+    [
+        (
+            "days=3",
+            "real_testing.limits.days, scaled.steps.0.days, scaled.steps.0.limits.days, scaled.steps.1.days, "
+            "scaled.steps.1.limits.days",
+        ),
+        (
+            "daily_budget=7",
+            "real_testing.daily_budget, scaled.steps.0.daily_budget, scaled.steps.1.daily_budget",
+        ),
+    ],
+)
+def test_a_bare_name_that_also_stands_in_a_step_of_the_ramp_is_refused(told, setting, candidates):
+    told["scaled"]["steps"] = [deepcopy(STEP), deepcopy(STEP)]
+    with pytest.raises(BadInput) as refused:
+        override(told, [setting])
+    assert str(refused.value) == f"'{setting.partition('=')[0]}' is ambiguous: one of {candidates}."
+
+
+def test_a_step_of_the_ramp_is_set_by_its_number_and_the_file_stays_as_it_was(told):
+    told["scaled"]["steps"] = [deepcopy(STEP), deepcopy(STEP)]
+    before = deepcopy(told)
+    out = override(told, ["scaled.steps.1.limits.days=9", 'scaled.steps.1.daily_budget="6"'])
+    steps = build_config(out, "walk.toml").scaled.steps
+    assert [(s.limits.days, s.daily_budget) for s in steps] == [(30, 5_000_000), (9, 6_000_000)]
+    assert told == before
+
+
+def test_a_step_that_is_not_on_the_ramp_or_is_no_table_is_refused_by_name(told):
+    with pytest.raises(BadInput, match=r"no setting 'scaled\.steps\.7\.days'"):
+        override(told, ["scaled.steps.7.days=3"])
+    told["scaled"]["steps"] = [3]
+    with pytest.raises(BadInput, match="'0' is 3 in the configuration, expected a table"):
+        override(told, ["scaled.steps.0.days=3"])
+
+
+def test_a_step_set_as_a_whole_may_be_refined_by_a_later_setting(told):
+    whole = '{daily_budget="5", days=2, agent_campaigns=1, control_campaigns=1, limits={per_episode="10", per_day="20", total="40", days=2}}'
+    out = override(told, [f"scaled.steps=[{whole}]", "scaled.steps.0.days=1"])
+    assert [s.days for s in build_config(out, "walk.toml").scaled.steps] == [1]
+
+
 def test_an_unknown_setting_is_refused_with_a_suggestion(told):
     with pytest.raises(BadInput, match=r"no setting 'learning_rat'\. Did you mean 'learning_rate'\?"):
         override(told, ["learning_rat=0"])
@@ -234,11 +281,20 @@ def test_a_setting_without_key_or_value_is_refused(told, assignment):
         override(told, [assignment])
 
 
-@pytest.mark.parametrize("assignment", ["daily_budget=5.5", "learning_rate=nan", "learning_rate=much"])
+@pytest.mark.parametrize(
+    "assignment", ["daily_budget=5.0000001", "daily_budget=nan", "learning_rate=nan", "learning_rate=much"]
+)
 def test_a_setting_is_held_against_the_model_like_anything_written(told, assignment):
     key = assignment.partition("=")[0]
     out = override(told, [f"{'real_testing.' if key == 'daily_budget' else ''}{assignment}"])
     assert key in refusal(out)
+
+
+def test_money_and_rates_are_set_on_the_command_line_as_one_would_write_them(told):
+    out = override(told, ["real_testing.daily_budget=0.10", "learning_rate=5e-4", "keep=0.5"])
+    config = build_config(out, "walk.toml")
+    assert config.real_testing.daily_budget == 100_000
+    assert (config.learning.learning_rate, config.history.keep) == (5e-4, 0.5)
 
 
 def test_a_setting_below_something_that_is_no_table_is_refused_by_the_model_not_by_accident(told):

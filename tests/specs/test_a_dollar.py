@@ -23,7 +23,8 @@ from gaelp.orchestration.account import Prepared, prepare
 from gaelp.orchestration.live import FixedChances, LiveMarket
 from gaelp.orchestration.phases import REAL_TESTING, phases_of
 from gaelp.orchestration.run import POLL_S, Run, Wanted, existing_run, pending
-from gaelp.orchestration.spending import LivePhase, Step, open_steps
+from gaelp.orchestration.spending import LivePhase
+from gaelp.orchestration.steps import Step, steps_of
 from gaelp.platforms.platform import BillLine, CampaignSpec
 from gaelp.platforms.sandbox.client import SandboxPlatform
 from gaelp.safety.approvals import Approval, Binding
@@ -253,7 +254,7 @@ def opened(
         platform = kind(client)
         market = LiveMarket(platform, run.schema, bounds(run), run.config.seed, run.halted)
         phase = next(p for p in phases_of(run.config) if p.name == REAL_TESTING)
-        chosen = open_steps(run.config, phase) if steps is None else tuple(steps)
+        chosen = steps_of(run.config, phase.name) if steps is None else tuple(steps)
         live = LivePhase(run, phase, market, platform, prepared, bounds(run), chosen, prepared.next_day + 1)
         yield Desk(home, run, live, platform)
 
@@ -290,7 +291,7 @@ def test_a_refused_reservation_creates_no_campaign_and_sets_nothing_aside(
     waiting: Home, prepared: Prepared, granted: int, limits: dict[str, int], rule: str
 ) -> None:
     run = existing_run(waiting.path, RUN)
-    (step,) = open_steps(run.config, next(p for p in phases_of(run.config) if p.name == REAL_TESTING))
+    (step,) = steps_of(run.config, REAL_TESTING)
     tight = replace(step, limits=replace(step.limits, **limits))
     with opened(waiting, prepared, steps=[tight]) as desk:
         desk.grant(granted)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gaelp.core.config import JourneyConfig, RampStepConfig, RealTestingConfig, build_config, override
+from gaelp.core.config import JourneyConfig, build_config, override
 from gaelp.core.money import Money
 from gaelp.core.schema import TICKS_PER_DAY, default_schema
-from gaelp.orchestration.phases import phases_of
-from gaelp.platforms.platform import times_over_delivery
+from gaelp.orchestration.phases import REAL_TESTING, SCALED, phases_of
+from gaelp.orchestration.steps import (
+    require_within_limits,
+    steps_of,
+    worst_case_by_day,
+    worst_case_by_episode,
+    worst_case_in_all,
+)
 from gaelp.platforms.sandbox import OVER_DELIVERY
 
 
 def show_plan(told: dict[str, Any], where: str, settings: list[str], *, as_json: bool) -> None:
     """Print the plan of a journey; raises BadInput for a configuration that is wrong."""
     config = build_config(override(told, settings), where)
+    require_within_limits(config, OVER_DELIVERY, where)
     losses = worst_cases(config)
     if as_json:
         print(json.dumps(_answer(config, losses)))
@@ -28,27 +35,21 @@ def worst_cases(config: JourneyConfig) -> list[dict[str, Any]]:
 
     The platform paces a day as it likes, so an hour may cost what the day may.
     """
-    steps: list[tuple[str, RealTestingConfig | RampStepConfig, int]] = [
-        ("real_testing", config.real_testing, config.real_testing.play_days)
-    ]
-    steps += [(f"scaled, step {k + 1}", step, step.days) for k, step in enumerate(config.scaled.steps)]
+    named = [(REAL_TESTING, step) for step in steps_of(config, REAL_TESTING)]
+    named += [(f"{SCALED}, step {k + 1}", step) for k, step in enumerate(steps_of(config, SCALED))]
     told = []
-    for name, step, days in steps:
-        campaigns = step.agent_campaigns + step.control_campaigns
-        episode = times_over_delivery(step.daily_budget, 1, OVER_DELIVERY)
-        day = min(campaigns * episode, step.limits.per_day)
+    for name, step in named:
+        day = worst_case_by_day(step, OVER_DELIVERY)
         told.append(
             {
                 "step": name,
-                "campaigns": campaigns,
-                "days": days,
-                "daily_budget_micros": step.daily_budget,
-                "per_episode_micros": min(episode, step.limits.per_episode),
+                "campaigns": step.campaigns,
+                "days": step.days,
+                "daily_budget_micros": step.daily_budget_micros,
+                "per_episode_micros": worst_case_by_episode(step, OVER_DELIVERY),
                 "per_hour_micros": day,
                 "per_day_micros": day,
-                "in_all_micros": min(days * day, step.limits.total),
-                "fits_its_limits": episode <= step.limits.per_episode
-                and campaigns * episode <= step.limits.per_day,
+                "in_all_micros": worst_case_in_all(step, OVER_DELIVERY),
             }
         )
     return told
@@ -71,6 +72,11 @@ def _answer(config: JourneyConfig, losses: list[dict[str, Any]]) -> dict[str, An
         },
         "granted_by_default_micros": 0,
         "continues_after_wait": config.continue_after_wait,
+        "guard_bounds": {
+            "max_bid_micros": config.platform.max_bid,
+            "max_raise_ratio": config.guards.max_raise_ratio,
+            "max_velocity_ratio": config.guards.max_velocity_ratio,
+        },
     }
 
 
@@ -103,7 +109,11 @@ def _print(config: JourneyConfig, losses: list[dict[str, Any]]) -> None:
             told.add_row(f"  {name}", value)
         console.print(f"\n[bold]{p.name}[/bold]")
         console.print(told)
-    console.print()
+    console.print(
+        f"\nA bid is at most {money(config.platform.max_bid)}, and at most {config.guards.max_raise_ratio:g} times "
+        "the one half an hour before; a refused one holds the last. A day whose spend so far exceeds "
+        f"{config.guards.max_velocity_ratio:g} times its plan so far is paused.\n"
+    )
     lost = Table(
         "step",
         "campaigns",
@@ -122,15 +132,6 @@ def _print(config: JourneyConfig, losses: list[dict[str, Any]]) -> None:
             money(x["per_day_micros"]),
             money(x["in_all_micros"]),
         )
-        if not x["fits_its_limits"]:
-            lost.add_row(
-                "",
-                "",
-                "",
-                "",
-                "",
-                "the platform's worst case exceeds this step's limits: it would be refused",
-            )
     console.print(lost)
     total = sum(x["in_all_micros"] for x in losses)
     after_wait = "goes on (sandbox only)" if config.continue_after_wait else "stops"

@@ -7,8 +7,9 @@ cause a spend has a default: phase limits and budgets must be written down by a 
 from __future__ import annotations
 
 import tomllib
+from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -221,14 +222,16 @@ def build_config(told: dict[str, Any], where: str) -> JourneyConfig:
 def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Apply `key=value` settings: a dotted path, or the bare name of a key that exists only once.
 
-    Values are read as TOML (`0`, `true`, `"text"`); a word that is no TOML value is taken as text.
+    A step of the ramp is reached by its number from 0: `scaled.steps.0.days=3`. Values are read as TOML (`0`, `true`,
+    `"text"`); a word that is no TOML value is taken as text, and an amount of money as it is written. Raises BadInput,
+    naming all candidates of a bare name that stands in several places.
     """
-    out: dict[str, Any] = _copied(told)
-    paths = _leaves(JourneyConfig, ())
+    out: dict[str, Any] = deepcopy(told)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
             raise BadInput(f"--set takes key=value, got {assignment!r}.")
+        paths = _leaves(JourneyConfig, (), out)
         matches = [p for p in paths if ".".join(p) == key] or [p for p in paths if p[-1] == key]
         if not matches:
             raise BadInput(
@@ -236,10 +239,10 @@ def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             )
         if len(matches) > 1:
             raise BadInput(f"{key!r} is ambiguous: one of {', '.join('.'.join(p) for p in matches)}.")
-        at = out
+        at: Any = out
         for part in matches[0][:-1]:
-            at = at.setdefault(part, {})
-            if not isinstance(at, dict):
+            at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
+            if not isinstance(at, dict | list):
                 raise BadInput(
                     f"{key} cannot be set: {part!r} is {at!r} in the configuration, expected a table."
                 )
@@ -249,23 +252,26 @@ def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        # A number with a point stays as it is written: an amount of money must never pass through a float.
+        return tomllib.loads(f"x = {text}", parse_float=str)["x"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def _copied(told: dict[str, Any]) -> dict[str, Any]:
-    return {k: _copied(v) if isinstance(v, dict) else v for k, v in told.items()}
-
-
-def _leaves(model: type[BaseModel], path: tuple[str, ...]) -> list[tuple[str, ...]]:
+def _leaves(model: type[BaseModel], path: tuple[str, ...], told: object) -> list[tuple[str, ...]]:
+    """Paths of all settings of `model`. Tables in a list count as often as `told` holds them, by number."""
     found: list[tuple[str, ...]] = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
+        inner = told[name] if isinstance(told, dict) and name in told else None
+        kind, listed = field.annotation, get_args(field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += _leaves(kind, (*path, name))
-        else:
-            found.append((*path, name))
+            found += _leaves(kind, (*path, name), inner)
+            continue
+        found.append((*path, name))
+        if listed and isinstance(listed[0], type) and issubclass(listed[0], BaseModel):
+            steps = inner if isinstance(inner, list) else []
+            for number, step in enumerate(steps):
+                found += _leaves(listed[0], (*path, name, str(number)), step)
     return found
 
 
@@ -274,7 +280,7 @@ def _sentence(error: ValidationError, where: str) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = {p[-1] for p in _leaves(JourneyConfig, ())} | set(JourneyConfig.model_fields)
+        known = {p[-1] for p in _leaves(JourneyConfig, (), {})} | set(JourneyConfig.model_fields)
         return f"{where}: unknown key {location}.{nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"{where}: {location} is missing and has no default."

@@ -30,7 +30,8 @@ from gaelp.orchestration.live import Actor, LiveMarket, Stopped
 from gaelp.orchestration.opening import open_engine, open_judging, open_practice, practise
 from gaelp.orchestration.phases import HISTORICAL, REAL_TESTING, SCALED, SIMULATION, Phase, phases_of
 from gaelp.orchestration.run import Run
-from gaelp.orchestration.spending import LivePhase, open_steps
+from gaelp.orchestration.spending import LivePhase
+from gaelp.orchestration.steps import steps_of
 from gaelp.platforms.sandbox.client import SandboxPlatform
 from gaelp.safety.gates import (
     historical_gate,
@@ -165,7 +166,7 @@ class TrainingOrchestrator:
             self.platform,
             self.prepared,
             self.bounds,
-            open_steps(self.config, phase),
+            steps_of(self.config, phase.name),
             first_day,
         )
 

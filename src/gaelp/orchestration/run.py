@@ -18,6 +18,8 @@ from gaelp.core.config import JourneyConfig, build_config
 from gaelp.core.errors import BadInput, PhaseFailed
 from gaelp.core.schema import Schema, default_schema
 from gaelp.core.verdict import FAIL, Verdict
+from gaelp.orchestration.steps import require_within_limits
+from gaelp.platforms.sandbox import OVER_DELIVERY
 from gaelp.safety import latch
 from gaelp.safety.approvals import Binding
 from gaelp.safety.guards import not_halted
@@ -187,6 +189,7 @@ def begin_run(home: Path, told: dict[str, object], where: str, answered_by: str)
     answered_by: 'person' when grants come from the command line, 'demo' when the demo gives them itself.
     """
     config = build_config(told, where)
+    require_within_limits(config, OVER_DELIVERY, where)
     if home.exists() and not home.is_dir():
         raise BadInput(f"{home} is a file: name a directory to keep runs in.")
     home.mkdir(parents=True, exist_ok=True)

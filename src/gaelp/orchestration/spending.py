@@ -7,11 +7,10 @@ reservation. What it holds in memory is a fold of the run's events, so a killed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
-from gaelp.core.config import JourneyConfig
 from gaelp.core.episode import EpisodeBatch, Source, concatenate, select
 from gaelp.core.errors import MoneyError, StoreError
 from gaelp.core.verdict import FAIL, PASS, Verdict
@@ -29,8 +28,9 @@ from gaelp.orchestration.live import (
     episodes_of,
     settled_conversions,
 )
-from gaelp.orchestration.phases import REAL_TESTING, Phase
+from gaelp.orchestration.phases import Phase
 from gaelp.orchestration.run import Run, Wanted, evidence_hash
+from gaelp.orchestration.steps import Step, worst_case_in_all
 from gaelp.platforms.platform import CampaignSpec
 from gaelp.platforms.sandbox.client import SandboxPlatform
 from gaelp.safety.approvals import Binding
@@ -48,69 +48,6 @@ class _Refused(Exception):
 
 STREAMS = {"real_testing": 3, "scaled": 4}
 SHADOW_STREAM = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step of spending: campaigns by arm, their daily budget, its days and limits, and its judging window."""
-
-    daily_budget_micros: int
-    days: int
-    agent_campaigns: int
-    control_campaigns: int
-    window_days: int
-    limits: Limits
-
-    @property
-    def campaigns(self) -> int:
-        return self.agent_campaigns + self.control_campaigns
-
-
-def open_steps(config: JourneyConfig, phase: Phase) -> tuple[Step, ...]:
-    """The steps of a live phase as its configuration wrote them."""
-    if phase.name == REAL_TESTING:
-        plan = config.real_testing
-        told = [
-            (
-                plan.daily_budget,
-                plan.play_days,
-                plan.agent_campaigns,
-                plan.control_campaigns,
-                plan.window_days,
-                plan.limits,
-            )
-        ]
-    else:
-        told = [
-            (s.daily_budget, s.days, s.agent_campaigns, s.control_campaigns, s.days, s.limits)
-            for s in config.scaled.steps
-        ]
-    return tuple(
-        Step(
-            daily_budget_micros=budget,
-            days=days,
-            agent_campaigns=agent,
-            control_campaigns=control,
-            window_days=window,
-            limits=Limits(
-                per_episode_micros=limits.per_episode,
-                per_day_micros=limits.per_day,
-                total_micros=limits.total,
-                days=limits.days,
-            ),
-        )
-        for budget, days, agent, control, window, limits in told
-    )
-
-
-def worst_case_by_day(step: Step, over_delivery: int) -> int:
-    """The most a day of this step can cost, control included, as the platform documents it; micros."""
-    return step.campaigns * step.daily_budget_micros * over_delivery
-
-
-def worst_case_in_all(step: Step, over_delivery: int) -> int:
-    """The most the whole step can cost: its days at their worst, or its written total, whichever is less; micros."""
-    return min(step.limits.total_micros, step.days * worst_case_by_day(step, over_delivery))
 
 
 class LivePhase:
