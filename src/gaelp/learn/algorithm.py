@@ -12,7 +12,7 @@ from jax import Array
 
 from gaelp.core.errors import BadInput, nearest
 from gaelp.core.schema import AgentSchema
-from gaelp.learn import ppo
+from gaelp.learn import dqn, ppo, sac
 from gaelp.learn.experience import Experience, Report
 from gaelp.learn.normalise import Normaliser
 from gaelp.learn.policies import Policy
@@ -93,7 +93,19 @@ PPO = Algorithm(
     objectives=ppo.OBJECTIVES, in_force=ppo.in_force,
 )  # fmt: skip
 
-ALGORITHMS = {algorithm.name: algorithm for algorithm in (PPO,)}
+DQN = Algorithm(
+    name="dqn", config_type=dqn.DQNConfig, scalars=dqn.SCALARS, networks=dqn.NETWORKS, adam_eps=dqn.ADAM_EPS,
+    init=dqn.init, coefficients=dqn.coefficients, update=dqn.update, first_minibatch=dqn.first_minibatch,
+    objectives=dqn.OBJECTIVES,
+)  # fmt: skip
+
+SAC = Algorithm(
+    name="sac", config_type=sac.SACConfig, scalars=sac.SCALARS, networks=sac.NETWORKS, adam_eps=sac.ADAM_EPS,
+    init=sac.init, coefficients=sac.coefficients, update=sac.update, first_minibatch=sac.first_minibatch,
+    objectives=sac.OBJECTIVES,
+)  # fmt: skip
+
+ALGORITHMS = {algorithm.name: algorithm for algorithm in (PPO, DQN, SAC)}
 
 
 def algorithm_named(name: str) -> Algorithm:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +25,10 @@ from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn.algorithm import Algorithm, Config, State, algorithm_named
 from gaelp.learn.experience import PER_TENSOR, Experience, Report
 from gaelp.learn.export import hash_of
-from gaelp.learn.metrics import Change, TrainingMetrics, WeightSnapshot, segment_shares
+from gaelp.learn.fused import Origin, Practice, fused_rounds
+from gaelp.learn.metrics import Change, SegmentShare, TrainingMetrics, WeightSnapshot, segment_shares
 from gaelp.learn.networks import named_arrays, with_named_arrays
-from gaelp.learn.normalise import Normaliser, unscaled
+from gaelp.learn.normalise import Normaliser, Scaling, unscaled
 from gaelp.learn.policies import Policy, policy_arrays
 from gaelp.learn.verify import (
     REFERENCES,
@@ -172,6 +174,71 @@ class RLTrainingEngine:
         )  # fmt: skip
         return metrics
 
+    async def train_rounds(
+        self, practice: Practice, rounds: int, *, batch_size: int = 64, num_epochs: int = 4
+    ) -> list[TrainingMetrics]:
+        """Play and train `rounds` times in one compiled call; the metrics of each round, as `train_step` gives them.
+
+        The practice goes on where it stopped and stands afterwards where as many calls of its `play` would have
+        left it. Raises UnusableBatch, with engine and practice unchanged, when any round may not count.
+        """
+        if batch_size < 1 or num_epochs < 1 or rounds < 1:
+            raise BadInput(
+                f"rounds {rounds}, batch_size {batch_size} and num_epochs {num_epochs} must be at least 1."
+            )
+        if self.hidden_width:
+            raise BadInput(
+                f"this engine sees {self.hidden_width} hidden numbers of its episodes; a practice hides none."
+            )
+        async with self._training:
+            trained, carry = await asyncio.to_thread(
+                self._train_rounds, practice, rounds, batch_size, num_epochs
+            )
+            practice.go_on(carry, rounds)
+            self._state, self._hashes = trained[-1].state, trained[-1].hashes
+            for each in trained:
+                self._trail = self._trail.after(each.metrics)
+        metrics = [each.metrics for each in trained]
+        log.info(
+            "trained_rounds", rounds=rounds, call=metrics[-1].call, actor_hash=metrics[-1].actor_hash_after
+        )
+        return metrics
+
+    def _train_rounds(
+        self, practice: Practice, rounds: int, batch_size: int, num_epochs: int
+    ) -> tuple[list[_Trained], Any]:
+        began = self._clock()
+        found = fused_rounds(
+            self._state, practice.under_way(), np.int32(practice.rounds), self._unanchored, np.int32(num_epochs),
+            np.int32(batch_size), UNLIMITED, Origin.of(practice.environments, practice.steps),
+            rollout=practice.rollout, key_of=practice.key_of, update=self.algorithm.update, rounds=rounds,
+            width=_width(batch_size),
+        )  # fmt: skip
+        host = jax.device_get(found._replace(state=None, carry=None))
+        seconds = (self._clock() - began) / rounds
+        calls = int(self._state.calls)
+        before, trained = self._hashes, []
+        for i in range(rounds):
+            report, agent, policy, hidden = jax.tree.map(
+                lambda x, i=i: x[i], (host.report, host.agent, host.policy, host.hidden_scaling)
+            )
+            after = _hashes_of(agent, policy, hidden)
+            asked = _Asked(
+                calls + i + 1, int(host.transitions[i]), int(host.transitions[i]), batch_size, num_epochs
+            )
+            metrics = self._metrics(
+                report,
+                asked,
+                before,
+                after,
+                {"0": SegmentShare(1.0, 1.0)},
+                float(host.mean_reward[i]),
+                seconds,
+            )
+            trained.append(_Trained(found.state, after, metrics, self._bucket))
+            before = after
+        return trained, found.carry
+
     def _train(
         self, batch: EpisodeBatch, batch_size: int, num_epochs: int, anchor: Policy | None
     ) -> _Trained:
@@ -192,26 +259,45 @@ class RLTrainingEngine:
             np.int32(num_epochs),
             np.int32(batch_size),
             UNLIMITED,
-            width=-(-batch_size // MINIBATCH_WIDTH) * MINIBATCH_WIDTH,
+            width=_width(batch_size),
         )
         fetched: Report = jax.device_get(report)
-        told = dict(zip(algorithm.scalars, fetched.scalars.tolist(), strict=True))
-        by_tensor = {
-            what: dict(zip(self._names, row, strict=True))
-            for what, row in zip(PER_TENSOR, fetched.per_tensor.tolist(), strict=True)
-        }
-        _refuse(told, fetched, self.config)
         hashes = _hashes(state)
         simulated = host.sources == SOURCES.index(Source.SIMULATED)
+        asked = _Asked(
+            int(state.calls), host.transitions, int(host.valid[simulated].sum()), batch_size, num_epochs
+        )
+        shares = segment_shares(host.segment, host.weight, host.valid)
+        reward = float(host.reward[host.valid].mean(dtype=np.float64))
+        metrics = self._metrics(fetched, asked, self._hashes, hashes, shares, reward, self._clock() - began)
+        return _Trained(state, hashes, metrics, bucket)
+
+    def _metrics(
+        self,
+        report: Report,
+        asked: _Asked,
+        before: _Hashes,
+        after: _Hashes,
+        shares: Mapping[str, SegmentShare],
+        mean_reward: float,
+        seconds: float,
+    ) -> TrainingMetrics:
+        """What a call tells. Raises UnusableBatch when it must not count."""
+        told = dict(zip(self.algorithm.scalars, report.scalars.tolist(), strict=True))
+        by_tensor = {
+            what: dict(zip(self._names, row, strict=True))
+            for what, row in zip(PER_TENSOR, report.per_tensor.tolist(), strict=True)
+        }
+        _refuse(told, report, self.config)
         moved, norm = by_tensor["weight_change"], by_tensor["weight_norm"]
-        metrics = TrainingMetrics(
-            algorithm=algorithm.name,
-            call=int(state.calls),
+        return TrainingMetrics(
+            algorithm=self.algorithm.name,
+            call=asked.call,
             updates=int(told["updates"]),
-            transitions=host.transitions,
-            simulated_transitions=int(host.valid[simulated].sum()),
-            batch_size=batch_size,
-            num_epochs=num_epochs,
+            transitions=asked.transitions,
+            simulated_transitions=asked.simulated_transitions,
+            batch_size=asked.batch_size,
+            num_epochs=asked.num_epochs,
             learning_rate=self.config.learning_rate,
             weight_change=_change(math.hypot(*moved.values()), math.hypot(*norm.values())),
             weight_change_by_tensor={name: _change(moved[name], norm[name]) for name in self._names},
@@ -219,15 +305,14 @@ class RLTrainingEngine:
             gradient_norm_after=by_tensor["gradient_norm_after"],
             parts={name: figure for name, figure in told.items() if name not in _OWN_FIELD},
             **{name: told[name] for name in _TOLD},
-            segment_shares=segment_shares(host.segment, host.weight, host.valid),
-            mean_reward=float(host.reward[host.valid].mean(dtype=np.float64)),
-            weights_hash_before=self._hashes.weights,
-            weights_hash_after=hashes.weights,
-            actor_hash_before=self._hashes.actor,
-            actor_hash_after=hashes.actor,
-            seconds=self._clock() - began,
+            segment_shares=shares,
+            mean_reward=mean_reward,
+            weights_hash_before=before.weights,
+            weights_hash_after=after.weights,
+            actor_hash_before=before.actor,
+            actor_hash_after=after.actor,
+            seconds=seconds,
         )
-        return _Trained(state, hashes, metrics, bucket)
 
     def _experience(self, host: EpisodeBatch, bucket: int) -> Experience:
         """The batch as `update` takes it, padded to a bucket. Raises UnusableBatch for foreign provenance."""
@@ -388,6 +473,17 @@ class _Trained:
     bucket: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a call was asked to do."""
+
+    call: int
+    transitions: int
+    simulated_transitions: int
+    batch_size: int
+    num_epochs: int
+
+
 # Scalars that every algorithm reports and that are fields of the metrics; what else it tells is among `parts`.
 _TOLD = (
     "loss", "entropy", "entropy_share", "approx_kl", "effective_sample_share", "clipped_mass", "min_update_change",
@@ -422,14 +518,22 @@ def _change(moved: float, before: float) -> Change:
     return Change(moved, moved / before if before > 0 else 0.0)
 
 
+def _width(batch_size: int) -> int:
+    return -(-batch_size // MINIBATCH_WIDTH) * MINIBATCH_WIDTH
+
+
+def _arrays_of(agent: eqx.Module, policy: Policy, hidden: Scaling) -> Arrays:
+    scaling = {f"hidden_scaling.{name}": array for name, array in named_arrays(hidden).items()}
+    return named_arrays(agent) | policy_arrays(policy) | scaling
+
+
 def _weights(state: State) -> Arrays:
-    hidden = named_arrays(state.normaliser.hidden)
-    return (
-        named_arrays(state.agent)
-        | policy_arrays(state.policy)
-        | {f"hidden_scaling.{name}": array for name, array in hidden.items()}
-    )
+    return _arrays_of(state.agent, state.policy, state.normaliser.hidden)
+
+
+def _hashes_of(agent: eqx.Module, policy: Policy, hidden: Scaling) -> _Hashes:
+    return _Hashes(hash_of(_arrays_of(agent, policy, hidden)), hash_of(policy_arrays(policy)))
 
 
 def _hashes(state: State) -> _Hashes:
-    return _Hashes(hash_of(_weights(state)), hash_of(policy_arrays(state.policy)))
+    return _hashes_of(state.agent, state.policy, state.normaliser.hidden)

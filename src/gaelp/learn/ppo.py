@@ -26,7 +26,7 @@ from jax import Array
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
-from gaelp.learn.experience import Experience, Report, once
+from gaelp.learn.experience import Experience, Report
 from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, forward, stack
 from gaelp.learn.normalise import Moments, Normaliser, Scaling, require_widths
 from gaelp.learn.policies import Categorical, Gaussian, Policy, SquashedGaussian, gaussian_log_prob
@@ -416,13 +416,15 @@ def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficient
     kept = jnp.minimum(ratio, c.rho_bar)
     claims = played.valid & played.claimed[:, None]
     told = jnp.stack([
-        _explained(found.target, value[:, :-1], played.valid),
+        _explained(found.target.ravel(), value[:, :-1].ravel(), played.valid.ravel()),
         jnp.sum(ratio * foreign) ** 2 / (jnp.sum(ratio**2 * foreign) * jnp.sum(foreign)),
         1.0 - jnp.sum(kept * played.valid) / jnp.sum(ratio * played.valid),
         jnp.max(jnp.where(claims, jnp.abs(prox_log_prob - played.log_prob), 0.0)),
         c.entropy,
     ])  # fmt: skip
-    standardised = _standardised(found.advantage, weight, played.valid, simulated)
+    # Flat, because a sum over two axes rounds by how the array happens to lie in memory.
+    across = (found.advantage, weight, played.valid, simulated)
+    standardised = _standardised(*(x.ravel() for x in across)).reshape(weight.shape)
     rows = _Rows(
         observation=observation[:, :-1], hidden=hidden[:, :-1], mask=mask, action=played.action,
         prox_log_prob=prox_log_prob, anchor=anchored, importance=kept,

@@ -104,7 +104,7 @@ class JaxPractice:
         self._played = jax.jit(self._play)
         self._evaluated = jax.jit(self._evaluate, static_argnames="episodes")
         self._carry: Carry | None = None
-        self._rounds = 0
+        self.rounds = 0
 
     def begin(self, key: Array) -> Carry:
         """Fresh environments."""
@@ -149,19 +149,30 @@ class JaxPractice:
 
     def play(self, policy: Any, actor_hash: str) -> EpisodeBatch:
         """The next `steps` decisions of every environment, as one row each; sources are SIMULATED."""
-        if self._carry is None:
-            self._carry = self._begin(jax.random.key(self.seed))
-        self._carry, played = self._played(policy, self._carry, self.seed, self._rounds)
-        self._rounds += 1
+        carry, played = self._played(policy, self.under_way(), self.rounds)
+        self.go_on(carry, 1)
         return _batch(jax.device_get(played), self.schema, self.phase, actor_hash, self.seed)
 
     def evaluate(self, policy: Any, episodes: int, key: Array) -> NDArray[np.float32]:
         """Undiscounted returns [episodes] of the policy's mode, one fresh episode each."""
         return np.asarray(self._evaluated(policy, key, episodes=episodes))
 
-    def _play(self, policy: Any, carry: Carry, seed: Array, rounds: Array) -> tuple[Carry, Played]:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), rounds)
-        return self.rollout(policy, carry, key)
+    def under_way(self) -> Carry:
+        """The environments as they stand now."""
+        if self._carry is None:
+            self._carry = self._begin(jax.random.key(self.seed))
+        return self._carry
+
+    def key_of(self, number: Array) -> Array:
+        """The key that round `number` is played with."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), 1), number)
+
+    def go_on(self, carry: Carry, rounds: int) -> None:
+        """Take over what `rounds` rounds, played elsewhere from `under_way`, have led to."""
+        self._carry, self.rounds = carry, self.rounds + rounds
+
+    def _play(self, policy: Any, carry: Carry, number: Array) -> tuple[Carry, Played]:
+        return self.rollout(policy, carry, self.key_of(number))
 
     def _evaluate(self, policy: Any, key: Array, *, episodes: int) -> Array:
         mask = jnp.ones((episodes, self.schema.action_size), bool)

@@ -1,0 +1,161 @@
+"""The fused path: many rounds of play and training in one compiled call are the same rounds one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gaelp.core.errors import BadInput, UnusableBatch
+from gaelp.core.schema import Actions, TaskSchema
+from gaelp.core.xp import Array
+from gaelp.learn.engine import RLTrainingEngine
+from gaelp.learn.networks import named_arrays
+from gaelp.learn.policies import act, act_mode
+from gaelp.learn.ppo import PPOConfig, Standardise, Statistics
+from gaelp.market.practice import JaxPractice, Stepped
+
+SCHEMA = TaskSchema("pole", 4, 2, Actions.MOVES)
+
+
+class Pole:
+    """A cart that carries a pole, Euler's steps of 0.02 s; the clock cuts an episode at 40."""
+
+    def reset(self, key: Array) -> tuple[Array, Array]:
+        x = jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05)
+        return jnp.concatenate([x, jnp.zeros(1)]), x
+
+    def step(self, key: Array, state: Array, action: Array) -> Stepped:
+        x, v, angle, spin, time = state
+        push = jnp.where(action == 1, 10.0, -10.0)
+        lifted = (push + 0.05 * spin**2 * jnp.sin(angle)) / 1.1
+        turning = (9.8 * jnp.sin(angle) - jnp.cos(angle) * lifted) / (
+            0.5 * (4 / 3 - 0.1 * jnp.cos(angle) ** 2 / 1.1)
+        )
+        going = lifted - 0.05 * turning * jnp.cos(angle) / 1.1
+        now = jnp.stack([x + 0.02 * v, v + 0.02 * going, angle + 0.02 * spin, spin + 0.02 * turning])
+        fallen = (jnp.abs(now[0]) > 2.4) | (jnp.abs(now[2]) > 0.2095)
+        return Stepped(jnp.append(now, time + 1), now, jnp.float32(1), fallen, time >= 39)
+
+
+def opened(environments: int = 8, **settings: object) -> tuple[RLTrainingEngine, JaxPractice]:
+    chosen = {"reward_scale": 1.0, "gamma": 0.99, "learning_rate": 2.5e-3, "hidden": (32, 32), **settings}
+    engine = RLTrainingEngine(PPOConfig(**chosen), SCHEMA, seed=3)  # type: ignore[arg-type]
+    practice = JaxPractice(
+        environment=Pole(),
+        schema=SCHEMA,
+        act=act,
+        act_mode=act_mode,
+        environments=environments,
+        steps=32,
+        seed=5,
+    )
+    return engine, practice
+
+
+def one_by_one(engine: RLTrainingEngine, practice: JaxPractice, rounds: int) -> list[object]:
+    async def train() -> list[object]:
+        return [
+            await engine.train_step(
+                episode_results=practice.play(engine.policy, engine.actor_hash()), batch_size=64, num_epochs=2
+            )
+            for _ in range(rounds)
+        ]
+
+    return asyncio.run(train())
+
+
+def fused(engine: RLTrainingEngine, practice: JaxPractice, rounds: int) -> list[object]:
+    return asyncio.run(engine.train_rounds(practice, rounds, batch_size=64, num_epochs=2))  # type: ignore[return-value]
+
+
+SETTINGS = {
+    "as campaigns do": {},
+    "as libraries do": {
+        "standardise": Standardise.MINIBATCH,
+        "statistics": Statistics.RUNNING,
+        "entropy_target": 0.6,
+    },
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_hundred_fused_rounds_leave_the_weights_of_a_hundred_single_ones(settings):
+    (plain, plain_practice), (fast, fast_practice) = opened(**settings), opened(**settings)
+    single = one_by_one(plain, plain_practice, 100)
+    at_once = fused(fast, fast_practice, 60) + fused(fast, fast_practice, 40)
+    assert [m.actor_hash_after for m in at_once] == [m.actor_hash_after for m in single]
+    told, expected = ([{**asdict(m), "seconds": 0} for m in metrics] for metrics in (at_once, single))
+    assert told == expected
+    assert plain.weights().keys() == fast.weights().keys()
+    assert fast.trail == plain.trail
+
+
+def test_single_rounds_go_on_where_fused_ones_stopped():
+    (plain, plain_practice), (mixed, mixed_practice) = opened(), opened()
+    one_by_one(plain, plain_practice, 4)
+    fused(mixed, mixed_practice, 2)
+    one_by_one(mixed, mixed_practice, 2)
+    assert mixed.actor_hash() == plain.actor_hash()
+
+
+def test_rounds_that_may_not_count_change_nothing():
+    engine, practice = opened(learning_rate=1.0, max_grad_norm=1e6, reward_scale=1e9)
+    fused(engine, practice, 1)
+    before = {name: array.copy() for name, array in engine.save_state().items()}
+    carry = practice.under_way()
+
+    class Poisoned:
+        """The same practice, whose rewards are infinite."""
+
+        rounds, environments, steps = practice.rounds, practice.environments, practice.steps
+
+        def rollout(self, policy, carry, key):
+            after, played = practice.rollout(policy, carry, key)
+            return after, played._replace(reward=played.reward * jnp.inf)
+
+        def under_way(self):
+            return carry
+
+        def key_of(self, number):
+            return practice.key_of(number)
+
+        def go_on(self, carry, rounds):
+            raise AssertionError("refused rounds must not be taken over")
+
+    with pytest.raises(UnusableBatch, match="infinite or NaN"):
+        fused(engine, Poisoned(), 2)  # type: ignore[arg-type]
+    after = engine.save_state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_hidden_truth_and_impossible_counts_are_refused():
+    engine, practice = opened()
+    with pytest.raises(BadInput, match="rounds 0"):
+        fused(engine, practice, 0)
+    seeing = RLTrainingEngine(PPOConfig(), SCHEMA, hidden_width=2)
+    with pytest.raises(BadInput, match="2 hidden numbers"):
+        fused(seeing, practice, 1)
+
+
+def test_agents_of_many_seeds_train_at_once():
+    engine, practice = opened()
+    rows = engine._experience(practice.play(engine.policy, "another").to_numpy(), 8)
+    algorithm, config = engine.algorithm, engine.config
+    scaling = engine.state.normaliser
+    states = [algorithm.init(config, SCHEMA, 0, jax.random.key(seed), scaling) for seed in (1, 2, 3)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *states)
+    asked = (algorithm.coefficients(config), np.int32(2), np.int32(64), np.int32(1000))
+
+    def trained(state):
+        return algorithm.update(state, rows, state.policy, *asked, width=64)[0]
+
+    together = jax.vmap(trained)(stacked)
+    for i, state in enumerate(states):
+        alone = named_arrays(trained(state).agent)
+        for name, array in named_arrays(together.agent).items():
+            np.testing.assert_allclose(array[i], alone[name], rtol=2e-4, atol=2e-5)
