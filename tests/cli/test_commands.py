@@ -171,7 +171,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "real_testing.limits.total=-5": ("real_testing.limits.total", "is negative"),
     "real_testing.limits.total=nan": ("real_testing.limits.total", "nan"),
     "scaled.steps=[]": ("scaled.steps",),
-    "algorithm=dqn": ("'dqn' is not built yet",),
+    "algorithm=dpn": ("no algorithm 'dpn'", "'dqn'"),
 }
 
 

@@ -97,7 +97,7 @@ def test_resuming_after_a_fail_plays_nothing_and_fails_again(still: tuple[Home, 
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "why"), [("dqn", "is not built yet"), ("sac", "is not built yet"), ("a3c", "is unknown")]
+    ("algorithm", "why"), [("dpn", "Did you mean 'dqn'?"), ("pPO", "no algorithm"), ("a3c", "no algorithm")]
 )
 def test_another_algorithm_is_refused_by_name(
     algorithm: str, why: str, homes: Callable[[str], Home], config: Path

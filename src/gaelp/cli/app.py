@@ -29,7 +29,7 @@ RunName = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value; may be repeated.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed; equal seeds give equal runs.")]
-Algorithm = Annotated[str | None, typer.Option("--algorithm", help="ppo; dqn and sac are not built yet.")]
+Algorithm = Annotated[str | None, typer.Option("--algorithm", help="ppo, dqn or sac.")]
 
 RUNS = Path("runs")
 DEMO = Path(__file__).parent / "demo.toml"

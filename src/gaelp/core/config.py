@@ -39,8 +39,12 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+ALGORITHMS = ("ppo", "dqn", "sac")
+"""What trains the agent; each plays the same 64 joint moves."""
+
+
 class LearningConfig(_Part):
-    """How the agent trains; the engine's contract values are defaults."""
+    """How the agent trains; the engine's contract values are defaults. entropy and min_ess are PPO's alone."""
 
     learning_rate: float = Field(3e-4, ge=0, le=1, allow_inf_nan=False)
     hidden: tuple[int, ...] = (64, 64)
@@ -188,10 +192,8 @@ class JourneyConfig(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> JourneyConfig:
-        if self.algorithm != "ppo":
-            known = ("dqn", "sac")
-            why = "is not built yet" if self.algorithm in known else "is unknown"
-            raise ValueError(f"algorithm {self.algorithm!r} {why}: this version trains 'ppo' only")
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"no algorithm {self.algorithm!r}.{nearest(self.algorithm, ALGORITHMS)}")
         if TICKS_PER_DAY % self.decisions_per_day:
             raise ValueError(f"decisions_per_day must divide {TICKS_PER_DAY}, got {self.decisions_per_day}")
         if self.profile not in PROFILES:

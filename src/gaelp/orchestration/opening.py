@@ -18,7 +18,8 @@ from gaelp.core.episode import EpisodeBatch
 from gaelp.core.errors import BadInput
 from gaelp.core.money import MICROS
 from gaelp.core.schema import Schema
-from gaelp.learn import ppo
+from gaelp.learn import dqn, ppo, sac
+from gaelp.learn.algorithm import Config
 from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.normalise import fit_normaliser
 from gaelp.learn.policies import Policy, act, act_mode
@@ -115,7 +116,7 @@ def open_engine(
     key = jax.random.fold_in(jax.random.key(config.seed), 1 << 20)
     pacer_days = practice.play(blank.policy, seeds, key, blank.actor_hash())
     return RLTrainingEngine(
-        _ppo(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN),
+        agent_config(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN),
         normaliser=fit_normaliser(pacer_days),
     )  # fmt: skip
 
@@ -123,7 +124,12 @@ def open_engine(
 def blank_engine(config: JourneyConfig, schema: Schema, judging: JudgingWorlds) -> RLTrainingEngine:
     """An engine without a scaling, to load a saved state into."""
     return RLTrainingEngine(
-        _ppo(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN)
+        agent_config(config),
+        schema,
+        config.algorithm,
+        seed=config.seed,
+        evaluator=judging,
+        hidden_width=len(HIDDEN),
     )
 
 
@@ -137,8 +143,19 @@ def practise(
     return practice.play(policy, seeds, key, actor_hash)
 
 
-def _ppo(config: JourneyConfig) -> ppo.PPOConfig:
+def agent_config(config: JourneyConfig) -> Config:
+    """The settings of the journey's algorithm. A campaign-day is short and all of it counts: gamma is 1."""
     learning = config.learning
+    if config.algorithm == "dqn":
+        return dqn.DQNConfig(
+            learning_rate=learning.learning_rate, hidden=learning.hidden, anchor_kl=learning.anchor_kl,
+            replay_steps=config.decisions_per_day,
+        )  # fmt: skip
+    if config.algorithm == "sac":
+        return sac.SACConfig(
+            learning_rate=learning.learning_rate, hidden=learning.hidden, anchor_kl=learning.anchor_kl, gamma=1.0,
+            replay_steps=config.decisions_per_day,
+        )  # fmt: skip
     return ppo.PPOConfig(
         learning_rate=learning.learning_rate, hidden=learning.hidden, entropy=learning.entropy,
         anchor_kl=learning.anchor_kl, min_ess=learning.min_ess, rho_bar=2.0,
