@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -27,12 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
 from gaelp.learn.experience import Experience, Report
-from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, Tree, forward, stack
+from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, forward, stack
 from gaelp.learn.normalise import Normaliser, require_widths
 from gaelp.learn.policies import (
     LOG_STD_HIGH,
@@ -65,9 +67,10 @@ class SACConfig:
     residual_entropy: target in nats for each active residual, in units of its bound (uniform has log 2).
     move_entropy: target as a share of the largest entropy the mask allows. conservative, candidates: weight of
     the term that holds values down beside logged actions, and how many residuals of each kind it asks.
-    anchor_kl: weight of KL(policy || anchor) when an anchor is given. replay_size: transitions remembered, in
-    rows of replay_steps decisions, at least as many as an episode has. zero_bias: head start of the zero move,
-    in logits. max_grad_norm: for each network apart.
+    anchor_kl: weight of KL(policy || anchor) when an anchor is given. min_ess: smallest effective share of
+    logged or live transitions; 0, since one-step targets need no importance weights. max_grad_norm: for each
+    network apart. zero_bias: head start of the zero move, in logits. replay_size: transitions remembered, in
+    rows of replay_steps decisions, at least as many as a row of the batches has.
     """
 
     learning_rate: float = 3e-4
@@ -81,6 +84,7 @@ class SACConfig:
     conservative: float = 1.0
     candidates: int = 4
     anchor_kl: float = 0.0
+    min_ess: float = 0.0
     max_grad_norm: float = 1e3
     reward_scale: float = 20.0
     hidden: tuple[int, ...] = (256, 256)
@@ -93,8 +97,9 @@ class SACConfig:
             "learning_rate": (0.0, 1.0), "gamma": (0.0, 1.0), "tau": (1e-6, 1.0), "n_step": (1, 100),
             "trace": (0.0, 1.0), "temperature": (1e-6, 1e3), "residual_entropy": (-20.0, math.log(2.0)),
             "move_entropy": (0.0, 1.0), "conservative": (0.0, 1e3), "candidates": (1, 100),
-            "anchor_kl": (0.0, 1e3), "max_grad_norm": (1e-9, math.inf), "reward_scale": (1e-9, 1e9),
-            "zero_bias": (0.0, 20.0), "replay_size": (1, 10**9), "replay_steps": (1, 10**6),
+            "anchor_kl": (0.0, 1e3), "min_ess": (0.0, 1.0), "max_grad_norm": (1e-9, math.inf),
+            "reward_scale": (1e-9, 1e9), "zero_bias": (0.0, 20.0), "replay_size": (1, 10**9),
+            "replay_steps": (1, 10**6),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
@@ -170,6 +175,9 @@ class AgentState(eqx.Module):
         return SquashedGaussian(self.agent.actor, self.normaliser.observation, self.bound)
 
 
+NETWORKS = (("actor",), ("critic",), ("log_temperature",))
+"""Fields of Agent whose gradients are clipped together, by their own norm."""
+
 PARTS = (
     "loss", "policy_loss", "q_loss", "temperature_loss", "conservative_loss", "q_mean", "temperature", "entropy",
     "entropy_share", "entropy_gap", "at_bound", "anchor_kl",
@@ -214,7 +222,7 @@ def init(
     agent = Agent((*actor[:-1], last), critic, jnp.log(jnp.asarray(config.temperature, jnp.float32)))
     none = jnp.zeros((), jnp.int32)
     return AgentState(
-        agent=agent, target=critic, normaliser=normaliser, optimiser=optimiser().init(_flat(agent)),
+        agent=agent, target=critic, normaliser=normaliser, optimiser=optimiser().init(ravel_pytree(agent)[0]),
         replay=empty(schema, transitions=config.replay_size, steps=config.replay_steps),
         bound=jnp.asarray(1.0 if moves else schema.bound, jnp.float32),
         key=jax.random.key_data(for_training), updates=none, calls=none, actions=schema.actions,
@@ -244,11 +252,22 @@ class Rows(eqx.Module):
     actions: Actions = eqx.field(static=True)
 
 
-def twin(critic: Layers, x: Array) -> Array:
-    """Both critics' outputs [2, N, outputs] for inputs x [N, inputs]."""
-    for layer in critic[:-1]:
-        x = jax.nn.relu(x @ layer.weight + layer.bias[:, None])
-    return x @ critic[-1].weight + critic[-1].bias[:, None]
+def twin(critic: Layers, observation: Array) -> Array:
+    """Both critics' values of every move [2,N,A] for observations [N,O]."""
+    return _rest(critic, observation @ critic[0].weight)
+
+
+def twin_of(critic: Layers, observation: Array, action: Array) -> Array:
+    """Both critics' values [2,N] of residuals [N,A] in units of the bound, for observations [N,O]."""
+    # In two products: the observation's is the same for every action, and no gradient into it is asked for.
+    seen, done = jnp.split(critic[0].weight, [observation.shape[-1]], axis=1)
+    return _rest(critic, observation @ seen + action @ done)[..., 0]
+
+
+def _rest(critic: Layers, x: Array) -> Array:
+    for before, layer in pairwise(critic):
+        x = jax.nn.relu(x + before.bias[:, None]) @ layer.weight
+    return x + critic[-1].bias[:, None]
 
 
 def head(actor: Layers, observation: Array, mask: Array, actions: Actions) -> Array:
@@ -270,13 +289,20 @@ def residuals(told: Array, noise: Array, mask: Array) -> Choice:
 def log_prob_of(told: Array, action: Array, mask: Array, actions: Actions) -> Array:
     """The log-probability or log-density [...] of actions under a head; residuals in units of the bound.
 
-    A residual at the bound has no noise that float32 could find: it counts as one just inside.
+    Where they are not `certain`, the residual counts as one just inside the bound.
     """
     if actions is Actions.MOVES:
         return dist.log_prob_of(told, action)
     mean, log_std = jnp.split(told, 2, axis=-1)
     u = jnp.arctanh(jnp.clip(action, -INVERTIBLE, INVERTIBLE))
     return residuals(told, (u - mean) * jnp.exp(-log_std), mask).log_prob
+
+
+def certain(action: Array, actions: Actions) -> Array:
+    """Whether float32 still knows the log-density [...] of actions; at the bound the noise behind them is lost."""
+    if actions is Actions.MOVES:
+        return jnp.ones(action.shape, bool)
+    return jnp.all(jnp.abs(action) <= INVERTIBLE, axis=-1)
 
 
 def kl(here: Array, there: Array, mask: Array, actions: Actions) -> Array:
@@ -306,9 +332,9 @@ def _losses(agent: Agent, rows: Rows, c: Coefficients) -> tuple[Array, Array]:
         target = c.move_entropy * size
         stuck = (jnp.max(probability, axis=-1) > NEAR_BOUND) & (size > 0)
     else:
-        taken = twin(agent.critic, jnp.concatenate([rows.observation, rows.action], -1))[..., 0]
+        taken = twin_of(agent.critic, rows.observation, rows.action)
         choice = residuals(told, rows.noise, rows.mask)
-        both = twin(held, jnp.concatenate([rows.observation, choice.action], -1))[..., 0]
+        both = twin_of(held, rows.observation, choice.action)
         expected, entropy = jnp.min(both, axis=0), -choice.log_prob
         size = jnp.sum(rows.mask, axis=-1)
         target = c.residual_entropy * size
@@ -317,7 +343,8 @@ def _losses(agent: Agent, rows: Rows, c: Coefficients) -> tuple[Array, Array]:
     policy_loss = -expected - temperature * entropy
     q_loss = 0.5 * jnp.sum((taken - rows.target) ** 2, axis=0)
     temperature_loss = agent.log_temperature * jax.lax.stop_gradient(entropy - target)
-    pull = kl(told, rows.anchor, rows.mask, rows.actions)
+    # Without an anchor its place holds zeros, which are no policy.
+    pull = jnp.where(c.anchor_kl > 0, kl(told, rows.anchor, rows.mask, rows.actions), 0.0)
     # Means by two small matrix products: a dozen separate sums are a dozen kernels to launch.
     means = jnp.stack([policy_loss, q_loss, temperature_loss, pull]) @ (share * rows.weight)
     losses = means[:3] + jnp.zeros(3).at[0].set(c.anchor_kl) * means[3]
@@ -327,9 +354,8 @@ def _losses(agent: Agent, rows: Rows, c: Coefficients) -> tuple[Array, Array]:
         spread = [seen[1], seen[1] / states, seen[2], seen[3]]
     else:
         spread = [seen[1] / states, jnp.exp(seen[1] / states) / 2.0, seen[2], seen[3] / states]
-    return losses, jnp.stack(
-        [jnp.sum(losses), *means[:3], 0.0 * states, seen[0], temperature, *spread, means[3]]
-    )
+    none = jnp.zeros_like(temperature)
+    return losses, jnp.stack([jnp.sum(losses), *means[:3], none, seen[0], temperature, *spread, means[3]])
 
 
 def _conservative(critic: Layers, rows: Rows, c: Coefficients) -> Array:
@@ -340,14 +366,10 @@ def _conservative(critic: Layers, rows: Rows, c: Coefficients) -> Array:
         taken = jnp.take_along_axis(q, rows.action[None, :, None], axis=-1)[..., 0]
         soft = jax.nn.logsumexp(jnp.where(rows.mask, q, dist.FORBIDDEN), axis=-1)
     else:
-        n, k, _ = rows.candidate.shape
-        taken = twin(critic, jnp.concatenate([rows.observation, rows.action], -1))[..., 0]
-        asked = jnp.concatenate(
-            [jnp.repeat(rows.observation, k, axis=0), rows.candidate.reshape(n * k, -1)], -1
-        )
-        q = twin(critic, asked)[..., 0].reshape(2, n, k)
+        taken = twin_of(critic, rows.observation, rows.action)
+        q = jax.vmap(twin_of, (None, None, 1), -1)(critic, rows.observation, rows.candidate)
         # By importance, so that the mean over candidates is the integral over all residuals.
-        soft = jax.nn.logsumexp(q - rows.candidate_log_prob, axis=-1) - math.log(k)
+        soft = jax.nn.logsumexp(q - rows.candidate_log_prob, axis=-1) - math.log(q.shape[-1])
     return c.conservative * jnp.sum((soft - taken) @ share)
 
 
@@ -447,7 +469,7 @@ def _targets(
         value = expected + temperature * dist.entropy(told, mask)
     else:
         choice = residuals(told, flat(noise), mask)
-        lowest = jnp.min(twin(target, jnp.concatenate([observation, choice.action], -1))[..., 0], axis=0)
+        lowest = jnp.min(twin_of(target, observation, choice.action), axis=0)
         value = lowest - temperature * choice.log_prob
     q, ratio = _traced(agent, target, seen, bound, actions)
     found = retrace(
@@ -476,10 +498,11 @@ def _traced(
         every = jnp.min(twin(target, observation.reshape(n * steps, -1)), axis=0).reshape(n, steps, -1)
         q = jnp.take_along_axis(every, action[..., None], axis=-1)[..., 0]
     else:
-        both = jnp.concatenate([observation, action], -1).reshape(n * steps, -1)
-        q = jnp.min(twin(target, both)[..., 0], axis=0).reshape(n, steps)
+        q = jnp.min(jax.vmap(twin_of, (None, 1, 1), -1)(target, observation, action), axis=0)
     logged = _in_units(seen.log_prob, mask, bound, actions)
-    return q, jnp.exp(jnp.minimum(log_prob_of(told, action, mask, actions) - logged, 0.0))
+    ratio = jnp.exp(jnp.minimum(log_prob_of(told, action, mask, actions) - logged, 0.0))
+    # Odds that nobody knows end a trace: Retrace may always look less far, never further.
+    return q, jnp.where(certain(action, actions), ratio, 0.0)
 
 
 def _in_units(log_prob: Array, mask: Array, bound: Array, actions: Actions) -> Array:
@@ -559,16 +582,18 @@ def update(
     count = jnp.sum(experience.valid)
     steps = jnp.minimum(num_epochs * ((count + batch_size - 1) // batch_size), limit)
 
+    shaped, target_shaped = ravel_pytree(state.agent)[1], ravel_pytree(state.target)[1]
+
     def step(run: _Run) -> _Run:
-        agent = _shaped(run.weights, state.agent)
+        agent = shaped(run.weights)
         rows = _draw(
-            agent, _shaped(run.target, state.target), source, run.updates, coefficients, state.actions, width
+            agent, target_shaped(run.target), source, run.updates, coefficients, state.actions, width
         )
         return _gradient_step(run, agent, rows, coefficients)
 
     run = jax.lax.while_loop(lambda run: run.updates < steps, step, _Run.begin(state))
     trained = AgentState(
-        agent=_shaped(run.weights, state.agent), target=_shaped(run.target, state.target),
+        agent=shaped(run.weights), target=target_shaped(run.target),
         normaliser=state.normaliser, optimiser=run.moments, replay=source.replay, bound=state.bound, key=key,
         updates=state.updates + run.updates, calls=state.calls + 1, actions=state.actions,
     )  # fmt: skip
@@ -591,11 +616,10 @@ class _Run(eqx.Module):
 
     @staticmethod
     def begin(state: AgentState) -> _Run:
-        tensors = len(jax.tree.leaves(state.agent))
-        return _Run(
-            _flat(state.agent), _flat(state.target), state.optimiser, jnp.zeros(len(PARTS)), jnp.zeros((2, tensors)),
-            jnp.full((), jnp.inf), jnp.zeros((), jnp.int32),
-        )  # fmt: skip
+        norms = jnp.zeros((2, len(jax.tree.leaves(state.agent))))
+        weights, target = ravel_pytree(state.agent)[0], ravel_pytree(state.target)[0]
+        begun = (jnp.zeros(len(PARTS)), norms, jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+        return _Run(weights, target, state.optimiser, *begun)
 
 
 def _gradient_step(run: _Run, agent: Agent, rows: Rows, c: Coefficients) -> _Run:
@@ -624,7 +648,7 @@ def _gradient_step(run: _Run, agent: Agent, rows: Rows, c: Coefficients) -> _Run
     # Each by its own norm: critics that are far off must not shrink the actor's step.
     factors = [jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(n), 1e-15)) for n in norms]
     clipped = [jax.tree.map(lambda g, f=f: g * f, net) for net, f in zip(networks, factors, strict=True)]
-    direction, moments = optimiser().update(_flat(clipped), run.moments)
+    direction, moments = optimiser().update(ravel_pytree(clipped)[0], run.moments)
     change = -c.learning_rate * direction
     weights = run.weights + change
     # The agent's fields are flattened in the order they are declared: the critics lie before the temperature.
@@ -647,19 +671,13 @@ def _report(before: AgentState, after: AgentState, run: _Run, played: Experience
     logged = _in_units(played.log_prob, mask, before.bound, actions)
     apart = jnp.where(valid, log_prob_of(old, action, mask, actions) - logged, 0.0)
 
-    certain = (
-        jnp.ones_like(valid) if actions is Actions.MOVES else jnp.all(jnp.abs(action) <= INVERTIBLE, axis=-1)
-    )
-    foreign = valid & ~played.simulated[:, None]
-    foreign = jnp.where(jnp.any(foreign), foreign, valid)
-    # Relative to the largest: densities of many residuals differ by more than a float32 can hold.
-    weight = jnp.exp(apart - jnp.max(jnp.where(valid, apart, -jnp.inf))) * valid
-    cut = jnp.exp(jnp.minimum(apart, 0.0) - jnp.max(jnp.where(valid, apart, -jnp.inf))) * valid
-    of_foreign = weight / jnp.maximum(jnp.max(weight * foreign), 1e-37) * foreign
+    known = valid & certain(action, actions)
+    weighed = jnp.where(jnp.any(known), known, valid)
+    foreign = weighed & ~played.simulated[:, None]
     judged = jnp.stack([
-        jnp.sum(of_foreign) ** 2 / (jnp.sum(of_foreign**2) * jnp.sum(foreign)),
-        1.0 - jnp.sum(cut) / jnp.sum(weight),
-        jnp.max(jnp.where(valid & certain & played.claimed[:, None], jnp.abs(apart), 0.0)),
+        _effective_share(apart, jnp.where(jnp.any(foreign), foreign, weighed)),
+        _clipped_mass(apart, weighed),
+        jnp.max(jnp.where(known & played.claimed[:, None], jnp.abs(apart), 0.0)),
         jnp.sum(kl(old, new, mask, actions) * valid) / jnp.sum(valid),
         run.smallest,
         run.updates.astype(jnp.float32),
@@ -673,12 +691,18 @@ def _report(before: AgentState, after: AgentState, run: _Run, played: Experience
     )
 
 
-def _flat(tree: Agent | Layers | list[Layers | Array]) -> Array:
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+def _effective_share(log_weight: Array, where: Array) -> Array:
+    """(sum w)^2 / (n sum w^2) over the n elements of `where`."""
+    weight = _relative(log_weight, log_weight, where)
+    return jnp.sum(weight) ** 2 / (jnp.sum(weight**2) * jnp.sum(where))
 
 
-def _shaped(flat: Array, like: Tree) -> Tree:
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = [flat[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
-    return jax.tree.unflatten(structure, parts)
+def _clipped_mass(log_weight: Array, where: Array) -> Array:
+    """Share of the weights' sum that truncating them at 1 cuts off."""
+    kept = _relative(jnp.minimum(log_weight, 0.0), log_weight, where)
+    return 1.0 - jnp.sum(kept) / jnp.sum(_relative(log_weight, log_weight, where))
+
+
+def _relative(log_weight: Array, to: Array, where: Array) -> Array:
+    """Weights over the largest of `to`: densities of many residuals differ by more than float32 can hold."""
+    return jnp.where(where, jnp.exp(log_weight - jnp.max(to, where=where, initial=-jnp.inf)), 0.0)
