@@ -8,6 +8,7 @@ per-item encoder for accounts with many is not built.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 import equinox as eqx
@@ -79,8 +80,15 @@ def stack(rng: np.random.Generator, widths: tuple[int, ...], last_scale: float) 
 
 def named_arrays(tree: eqx.Module | Layers) -> dict[str, NDArray[np.generic]]:
     """Every array of a pytree on the host, under a dotted name such as `actor.0.weight`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_dotted(path): np.asarray(leaf) for path, leaf in leaves}
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    return dict(zip(_names(structure), map(np.asarray, leaves), strict=True))
+
+
+@lru_cache(maxsize=256)
+def _names(structure: jax.tree_util.PyTreeDef) -> tuple[str, ...]:
+    # Walking the paths takes ten times as long as the arrays themselves, and every call asks for them.
+    numbered = jax.tree_util.tree_unflatten(structure, range(structure.num_leaves))
+    return tuple(_dotted(path) for path, _ in jax.tree_util.tree_flatten_with_path(numbered)[0])
 
 
 def with_named_arrays(tree: Tree, arrays: Mapping[str, NDArray[np.generic]]) -> Tree:
