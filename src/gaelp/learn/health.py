@@ -116,7 +116,9 @@ class Vitals:
             self,
             calls=self.calls + 1,
             entropy_shares=(*self.entropy_shares, share)[-MEMORY:],
-            lowest_early_entropy=min(self.lowest_early_entropy, share) if early else self.lowest_early_entropy,
+            lowest_early_entropy=min(self.lowest_early_entropy, share)
+            if early
+            else self.lowest_early_entropy,
             gradient_norms=(*self.gradient_norms, norm)[-MEMORY:],
             largest_spike=max(self.largest_spike, norm / middle if middle > 0 else 0.0),
             quiet=quiet,
@@ -159,13 +161,19 @@ def judge_health(vitals: Vitals, trained: frozenset[str]) -> Verdict:
     if hard:
         return Verdict(FAIL, "health", f"{hard[0]}.", numbers)
     if soft:
-        return Verdict(PASS, "health", f"nothing that vetoes; {len(soft)} to look at: {'; '.join(soft)}.", numbers)
+        return Verdict(
+            PASS, "health", f"nothing that vetoes; {len(soft)} to look at: {'; '.join(soft)}.", numbers
+        )
     return Verdict(PASS, "health", f"{vitals.calls} calls without an alert.", numbers)
 
 
 def _hard(v: Vitals, trained: frozenset[str]) -> list[str]:
     dead = sorted(n for n, calls in v.longest_quiet.items() if n in trained and calls >= QUIET_CALLS)
-    alerts = [f"the gradient of {', '.join(dead)} stayed below {QUIET_NORM:g} for {QUIET_CALLS} calls"] if dead else []
+    alerts = (
+        [f"the gradient of {', '.join(dead)} stayed below {QUIET_NORM:g} for {QUIET_CALLS} calls"]
+        if dead
+        else []
+    )
     if not all(math.isfinite(x) for x in (*v.gradient_norms, *v.entropy_shares, v.largest_kl)):
         alerts.append("a gradient, an entropy or a divergence was not finite")
     return alerts
@@ -175,9 +183,13 @@ def _soft(v: Vitals) -> list[str]:
     alerts = []
     last = v.entropy_shares[-1] if v.entropy_shares else 1.0
     if v.lowest_early_entropy < COLLAPSED:
-        alerts.append(f"the entropy fell to {v.lowest_early_entropy:.1%} of its largest within {EARLY_CALLS} calls")
+        alerts.append(
+            f"the entropy fell to {v.lowest_early_entropy:.1%} of its largest within {EARLY_CALLS} calls"
+        )
     if last < COLLAPSED and v.falling > 0.9:
-        alerts.append(f"the entropy falls call by call and stands at {last:.1%} of its largest: stuck at a bound")
+        alerts.append(
+            f"the entropy falls call by call and stands at {last:.1%} of its largest: stuck at a bound"
+        )
     if v.at_bound is not None and v.at_bound > AT_BOUND:
         alerts.append(f"{v.at_bound:.0%} of the residuals stand at their bound")
     if v.largest_spike > SPIKE:
@@ -196,7 +208,9 @@ def _soft(v: Vitals) -> list[str]:
     if v.largest_clipped == 0.0:
         alerts.append("no ratio was ever clipped")
     if v.dormant and (v.dormant[-1] > DORMANT_SHARE or v.dormant[-1] > 2 * v.dormant[0] > 0):
-        alerts.append(f"{v.dormant[-1]:.0%} of the hidden units are dormant, {v.dormant[0]:.0%} were at first")
+        alerts.append(
+            f"{v.dormant[-1]:.0%} of the hidden units are dormant, {v.dormant[0]:.0%} were at first"
+        )
     if v.rank and v.rank[-1] < 0.5 * v.rank[0]:
         alerts.append(f"the effective rank fell from {v.rank[0]} to {v.rank[-1]}")
     if len(v.value_bias) > 1 and v.value_bias[-1] > OVERVALUED and v.value_bias[-1] > v.value_bias[0]:

@@ -122,13 +122,16 @@ def audit(algorithm: Algorithm, call: Call, trained: Any) -> StepAudit:
         probe[name] = _share(abs(told.probe - expected), _spread(unclipped, before.sizes[name]))
     clipped = _clipped(algorithm, {n: exact[n].gradient for n in used}, float(in_force.max_grad_norm))
     gradient = {
-        n: _share(float(np.linalg.norm(used[n] - clipped[n])), float(np.linalg.norm(clipped[n]))) for n in moving
+        n: _share(float(np.linalg.norm(used[n] - clipped[n])), float(np.linalg.norm(clipped[n])))
+        for n in moving
     }
-    step = max((_step_error(before, after, clipped, n, algorithm, in_force) for n in moving), default=math.inf)
+    step = max(
+        (_step_error(before, after, clipped, n, algorithm, in_force) for n in moving), default=math.inf
+    )
     hashes = (hash_of(named_arrays(again)), hash_of(named_arrays(trained)))
     faults = [
-        *_beyond("along the gradient that was used, the loss falls {:.3g} off its length in {}", slope, SLOPE_TOLERANCE),
-        *_beyond("along a random direction, the loss falls {:.3g} off what the gradient of {1} says", probe, PROBE_TOLERANCE),
+        *_beyond("the loss falls {:.3g} off the length of the gradient that was used in {}", slope, SLOPE_TOLERANCE),
+        *_beyond("along a random direction the loss falls {:.3g} off the gradient in {}", probe, PROBE_TOLERANCE),
         *_beyond("the gradient that was used is {:.3g} off the loss's own in {}", gradient, GRADIENT_TOLERANCE),
     ]  # fmt: skip
     if not step <= STEP_TOLERANCE:
@@ -302,9 +305,7 @@ def _norms_by_field(algorithm: Algorithm, state: Any, per_tensor: NDArray[np.flo
     told = per_tensor[PER_TENSOR.index("gradient_norm_before")]
     counts = [len(jax.tree.leaves(getattr(state.agent, n))) for n in _fields(algorithm, state.agent)]
     parts = np.split(np.asarray(told, np.float64), np.cumsum(counts)[:-1])
-    return {
-        n: float(np.linalg.norm(p)) for n, p in zip(_fields(algorithm, state.agent), parts, strict=True)
-    }
+    return {n: float(np.linalg.norm(p)) for n, p in zip(_fields(algorithm, state.agent), parts, strict=True)}
 
 
 def _clipped(algorithm: Algorithm, gradient: Mapping[str, Floats], longest: float) -> dict[str, Floats]:

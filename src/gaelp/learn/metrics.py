@@ -30,7 +30,7 @@ class SegmentShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
-    """What an actor's hidden units do on a sample of observations: share dormant, and effective rank of the last layer."""
+    """An actor's hidden units on a sample: share dormant; effective rank and width of the last layer."""
 
     dormant: float
     rank: int

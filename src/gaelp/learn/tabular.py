@@ -7,7 +7,7 @@ many agents train in them at once. Nothing here knows what a probe is, or what v
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -22,7 +22,6 @@ from gaelp.core.schema import Actions, TaskSchema
 from gaelp.learn.algorithm import Algorithm
 from gaelp.learn.experience import Experience
 from gaelp.learn.policies import Policy, act, act_mode
-
 
 HIDDEN = 1
 """Width of the hidden truth, here always 0: a privileged critic is then trained and asked as in a real run."""
@@ -117,7 +116,9 @@ class _Step(NamedTuple):
     valid: Array
 
 
-def play(world: World, schema: TaskSchema, policy: Policy, key: Array, episodes: int, steps: int) -> Experience:
+def play(
+    world: World, schema: TaskSchema, policy: Policy, key: Array, episodes: int, steps: int
+) -> Experience:
     """`episodes` sampled episodes of at most `steps` steps, one a row; pure, so it can be scanned and vmapped."""
     begin, key = jax.random.split(key)
     first = world.start[jax.random.randint(begin, (episodes,), 0, world.outcomes)]
@@ -132,7 +133,13 @@ def play(world: World, schema: TaskSchema, policy: Policy, key: Array, episodes:
         outcome = jax.random.randint(chancing, state.shape, 0, world.outcomes)
         end = world.end[state, move, outcome]
         told = _Step(
-            seen, mask[state], choice.action, choice.log_prob, world.reward[state, move, outcome], end, running
+            seen,
+            mask[state],
+            choice.action,
+            choice.log_prob,
+            world.reward[state, move, outcome],
+            end,
+            running,
         )
         following = jnp.where(running, world.follow[state, move, outcome], state)
         return (following, running & (end == End.RUNNING)), told
@@ -179,7 +186,7 @@ class Practice(NamedTuple):
 class Trained(eqx.Module):
     """The state after the last call and, stacked over the calls, what each reported."""
 
-    state: eqx.Module
+    state: Any
     scalars: Array
     per_tensor: Array
 
@@ -193,14 +200,14 @@ def train(
     schema: TaskSchema,
     practice: Practice,
     world: World,
-    state: eqx.Module,
-    coefficients: eqx.Module,
+    state: Any,
+    coefficients: Any,
     key: Array,
     twist: Twist = as_played,
 ) -> Trained:
     """Play, train, repeat, in one compiled loop; pure, so vmap over worlds, states and keys trains many at once."""
 
-    def call(state: eqx.Module, key: Array) -> tuple[eqx.Module, tuple[Array, Array]]:
+    def call(state: Any, key: Array) -> tuple[Any, tuple[Array, Array]]:
         playing, twisting = jax.random.split(key)
         played = play(world, schema, state.policy, playing, practice.episodes, practice.steps)
         after, report = algorithm.update(

@@ -79,7 +79,7 @@ _RULINGS = {
 
 @dataclass(frozen=True)
 class LearningVerdict:
-    """The outcome, its parts (mechanism, canaries, paired_return, controls, health) and what it takes to judge it again.
+    """The outcome, its parts (mechanism, canaries, paired_return, controls, health) and what judges it again.
 
     Truthy for LEARNING only: INCONCLUSIVE never promotes.
     """
@@ -142,7 +142,7 @@ class Trail:
     last_audit: int = 0
     worst: Mapping[str, float] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
-    vitals: Vitals = Vitals()
+    vitals: Vitals = field(default_factory=Vitals)
     seeds: tuple[tuple[int, int], ...] = ()
 
     def after(self, call: TrainingMetrics) -> Trail:
@@ -284,7 +284,8 @@ class Trials:
     """Scores of whole policies on the same held-out seeds, each [n]; walks [19, n] or none when not asked for.
 
     references: by name, those of REFERENCES. promoted: the last promoted policy, none before there is one.
-    twin: the same agent trained on shuffled rewards, none before there is one. standstill: the judged weights are the initial ones, so there is no walk to compare with.
+    twin: the same agent trained on shuffled rewards, none before there is one. standstill: the judged weights are the
+    initial ones, so there is no walk to compare with.
     """
 
     seeds: NDArray[np.integer]
@@ -376,7 +377,7 @@ def judge_learning(recorded: Recorded, terms: Terms) -> LearningVerdict:
 
 
 def _weigh(parts: Mapping[str, Verdict]) -> tuple[Outcome, Verdict]:
-    """A or E fails: BROKEN. C or D fails: NOT_LEARNING. All pass: LEARNING. Otherwise, also when B fails: INCONCLUSIVE."""
+    """A or E fails: BROKEN. C or D fails: NOT_LEARNING. All pass: LEARNING. Else, also when B fails: INCONCLUSIVE."""
     for name in ("mechanism", "health"):
         if parts[name].ruling is FAIL:
             return Outcome.BROKEN, parts[name]
@@ -385,7 +386,9 @@ def _weigh(parts: Mapping[str, Verdict]) -> tuple[Outcome, Verdict]:
     if failed and parts["mechanism"].ruling is PASS:
         return Outcome.NOT_LEARNING, failed[0]
     # In order of what is said first; a failed canary speaks before whatever else only waits.
-    open_ones = sorted((p for p in parts.values() if p.ruling is not PASS), key=lambda p: p.ruling is not FAIL)
+    open_ones = sorted(
+        (p for p in parts.values() if p.ruling is not PASS), key=lambda p: p.ruling is not FAIL
+    )
     if open_ones:
         return Outcome.INCONCLUSIVE, open_ones[0]
     return Outcome.LEARNING, parts["paired_return"]
@@ -543,13 +546,16 @@ def judge_controls(trials: Trials, reload: Reload | None, terms: Terms) -> Verdi
         "reload": judge_reload(reload),
     }
     numbers = {
-        name: {"ruling": part.ruling.name, "reason": part.reason, **part.evidence} for name, part in parts.items()
+        name: {"ruling": part.ruling.name, "reason": part.reason, **part.evidence}
+        for name, part in parts.items()
     }
     for ruling in (FAIL, WAIT):
         for part in parts.values():
             if part.ruling is ruling:
                 return Verdict(ruling, "controls", part.reason, numbers)
-    return Verdict(PASS, "controls", "; ".join(part.reason.rstrip(".") for part in parts.values()) + ".", numbers)
+    return Verdict(
+        PASS, "controls", "; ".join(part.reason.rstrip(".") for part in parts.values()) + ".", numbers
+    )
 
 
 def judge_twin(trials: Trials, terms: Terms) -> Verdict:
@@ -571,8 +577,12 @@ def judge_reload(reload: Reload | None) -> Verdict:
     numbers = asdict(reload)
     if reload.same != reload.asked:
         differs = reload.asked - reload.same
-        return Verdict(FAIL, "reload", f"loaded again, it acts otherwise on {differs} of {reload.asked}.", numbers)
-    return Verdict(PASS, "reload", f"loaded again, it acts the same on all {reload.asked} observations.", numbers)
+        return Verdict(
+            FAIL, "reload", f"loaded again, it acts otherwise on {differs} of {reload.asked}.", numbers
+        )
+    return Verdict(
+        PASS, "reload", f"loaded again, it acts the same on all {reload.asked} observations.", numbers
+    )
 
 
 def judge_random_walk(trials: Trials) -> Verdict:
