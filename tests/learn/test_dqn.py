@@ -475,7 +475,7 @@ def test_it_tells_how_far_q_is_from_the_return_that_was_observed():
         target=constant([3.0, 1.0, 2.0]),
         epsilon=jnp.ones(()),
     )
-    found = dqn._judge(state, rows(np.array([0.0, 2.0])).experience(), dqn.coefficients(QUICK))
+    found = dqn._judge(state, state, rows(np.array([0.0, 2.0])).experience(), dqn.coefficients(QUICK))
     at = dict(zip(dqn.JUDGED, found.tolist(), strict=True))
     q, g = np.array([3.0, 1.0, 2.0])[ACTION], np.broadcast_to([1.0, 2.0], (ROWS, 2))
     assert at["q_bias"] == pytest.approx((q - g).mean() / g.std(), rel=1e-5)
@@ -485,6 +485,8 @@ def test_it_tells_how_far_q_is_from_the_return_that_was_observed():
     assert at["entropy_share"] == pytest.approx(1.0, rel=1e-5)
     assert at["effective_sample_share"] == pytest.approx(1.0, rel=1e-5)
     assert at["clipped_mass"] == pytest.approx(0.0, abs=1e-5)
+    # Nothing was trained here.
+    assert at["approx_kl"] == 0.0
 
 
 def test_the_number_of_episodes_epochs_and_the_minibatch_compile_nothing_new():

@@ -206,12 +206,11 @@ q_mean: of the moves taken, in units of scaled reward. td_error: mean |Q - y|. a
 """
 JUDGED = (
     "entropy", "entropy_share", "explained_variance", "q_bias", "effective_sample_share", "clipped_mass",
-    "false_claim",
+    "false_claim", "approx_kl",
 )  # fmt: skip
 """Of the episodes handed in, by the networks as they were when the call began; see `_judge`."""
-SCALARS = (*PARTS, *JUDGED, "approx_kl", "epsilon", "remembered", "min_update_change", "updates")
-"""approx_kl: KL(policy when the call began || after), over a last minibatch. epsilon: of the next episodes.
-remembered: valid transitions in the replay."""
+SCALARS = (*PARTS, *JUDGED, "epsilon", "remembered", "min_update_change", "updates")
+"""epsilon: of the next episodes. remembered: valid transitions in the replay."""
 
 
 def optimiser() -> optax.GradientTransformation:
@@ -287,8 +286,7 @@ def update(
         replay=_remembered(begun, run), epsilon=_epsilon(seen, c), seen=seen, key=begun.key,
         updates=state.updates + run.tally.updates, calls=state.calls + 1,
     )  # fmt: skip
-    last = _minibatch(begun, trained.agent, run, state, anchor, c, batch_size, width)
-    return trained, _report(state, trained, run, last, begun, _judge(state, experience, c))
+    return trained, _report(state, trained, run, begun, _judge(state, trained, experience, c))
 
 
 @partial(jax.jit, static_argnames="width")
@@ -519,9 +517,10 @@ def _gradient_step(
     return _Run(weights, target, moments, ranked, tally)
 
 
-def _judge(state: AgentState, played: Experience, c: Coefficients) -> Array:
+def _judge(state: AgentState, trained: AgentState, played: Experience, c: Coefficients) -> Array:
     """JUDGED, of the episodes handed in and by the networks as they were when the call began.
 
+    approx_kl: KL(policy when the call began || after it), each with its epsilon.
     entropy: of the epsilon-soft policy, in nats; it depends on epsilon and the masks alone.
     explained_variance, q_bias: of Q against the return that was observed, discounted, bootstrapped where the
     clock or the row cut an episode; 1 - Var(G - Q) / Var(G), and mean(Q - G) in deviations of G. The return is that of
@@ -554,6 +553,7 @@ def _judge(state: AgentState, played: Experience, c: Coefficients) -> Array:
     explained = 1.0 - jnp.var(returned - taken, where=valid) / varies
 
     log_probs = dist.epsilon_soft(q[:, :-1], mask[:, :-1], state.epsilon)
+    now = dist.epsilon_soft(trained.agent.q.q_values(observation[:, :-1]), mask[:, :-1], trained.epsilon)
     ratio = jnp.exp(jnp.where(valid, dist.log_prob_of(log_probs, played.action) - played.log_prob, 0.0))
     real = valid & ~played.simulated[:, None]
     foreign = jnp.where(jnp.any(real), real, valid)
@@ -569,6 +569,7 @@ def _judge(state: AgentState, played: Experience, c: Coefficients) -> Array:
         jnp.sum(ratio * foreign) ** 2 / (jnp.sum(ratio**2 * foreign) * jnp.sum(foreign)),
         1.0 - jnp.sum(jnp.minimum(ratio, 1.0) * valid) / jnp.sum(ratio * valid),
         jnp.max(jnp.where(claims, untrue, 0.0)),
+        jnp.sum(dist.kl(log_probs, now, mask[:, :-1]) * valid) / count,
     ])  # fmt: skip
 
 
@@ -589,18 +590,10 @@ def _untrue(q: Array, mask: Array, action: Array, log_prob: Array, epsilon: Arra
     return jnp.minimum(jnp.where(may_be_best, as_best, jnp.inf), jnp.where(may_be_other, as_other, jnp.inf))
 
 
-def _report(
-    before: AgentState, after: AgentState, run: _Run, batch: _Minibatch, begun: _Begun, judged: Array
-) -> Report:
+def _report(before: AgentState, after: AgentState, run: _Run, begun: _Begun, judged: Array) -> Report:
     steps = jnp.maximum(run.tally.updates, 1)
-    rows = batch.rows
-    then, now = (
-        dist.epsilon_soft(state.agent.q.q_values(rows.observation), rows.mask, state.epsilon)
-        for state in (before, after)
-    )
-    far = jnp.sum(dist.kl(then, now, rows.mask) * rows.valid) / jnp.sum(rows.valid)
     ends = jnp.stack([
-        far, after.epsilon, begun.valid.count.astype(jnp.float32), run.tally.min_change,
+        after.epsilon, begun.valid.count.astype(jnp.float32), run.tally.min_change,
         run.tally.updates.astype(jnp.float32),
     ])  # fmt: skip
     moved = jax.tree.map(jnp.subtract, after.agent, before.agent)
