@@ -89,6 +89,14 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
 # ---- help
 
 
+def test_the_list_of_commands_tells_each_in_one_whole_line(command: Command) -> None:
+    listed = command("--help").out.split("Commands:")[1].strip().splitlines()
+    assert [line.split()[0] for line in listed] == [
+        "demo", "run", "resume", "plan", "status", "report", "grant", "approve", "halt", "verify", "validate", "replay",
+    ]  # fmt: skip
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
+
+
 def test_every_promised_command_is_there() -> None:
     assert {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} == set(COMMANDS)
 
@@ -199,8 +207,10 @@ def test_a_mistake_in_a_setting_is_one_sentence_and_nothing_is_created(
         (("grant", "--phase", "scaled", "--by", "R. Money"), ("--amount",)),
         (("demo", "--seed", "seven"), ("--seed",)),
         (("demo", "--seed", "-7"), ("seed", "-7")),
-        (("frobnicate",), ("no such command 'frobnicate'",)),
-        (("plan",), ("CONFIG",)),
+        (("frobnicate",), ("no such command 'frobnicate'; `gaelp --help` lists the commands",)),
+        (("stat",), ("Did you mean 'status'? `gaelp --help` lists the commands",)),
+        (("plan",), ("CONFIG", "`gaelp plan --help` shows how")),
+        (("demo", "--sed", "3"), ("--seed", "`gaelp demo --help` shows how")),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence_and_nothing_is_created(

@@ -24,10 +24,16 @@ Home = Annotated[
     Path, typer.Option("--home", help="Where runs and their store are kept.", envvar="GAELP_HOME")
 ]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")]
-RunName = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="A run's name; the latest when left out.")
+RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; the latest when left out.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The journey's TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting, such as learning_rate=0 or scaled.steps.0.days=2; may be repeated.",
+    ),
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value; may be repeated.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed; equal seeds give equal runs.")]
 Algorithm = Annotated[str | None, typer.Option("--algorithm", help="ppo, dqn or sac.")]
 
@@ -43,7 +49,7 @@ def main() -> None:
         print(f"gaelp: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except typer.TyperException as error:
-        print(f"gaelp: {_plainly(error)}", file=sys.stderr)
+        print(f"gaelp: {_plainly(error, sys.argv[1:])}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
         print("gaelp: interrupted; `gaelp resume` goes on from the last saved point.", file=sys.stderr)
@@ -51,10 +57,17 @@ def main() -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _plainly(error: typer.TyperException) -> str:
-    """A usage error as one lower-case sentence, with the command to ask for help."""
+def _plainly(error: typer.TyperException, words: list[str]) -> str:
+    """A usage error in lower case, with the command to ask for help: that of the subcommand, if `words` name one."""
     said = error.format_message().replace("\n", " ").strip()
-    return f"{said[:1].lower()}{said[1:].rstrip('.')}; `gaelp --help` lists the commands."
+    said = f"{said[:1].lower()}{said[1:].rstrip('.')}"
+    known = {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    help_at = (
+        f"`gaelp {words[0]} --help` shows how." if words[0] in known else "`gaelp --help` lists the commands."
+    )
+    return f"{said} {help_at}" if said.endswith("?") else f"{said}; {help_at}"
 
 
 @app.callback()
@@ -73,7 +86,9 @@ def demo(
     settings: Settings = None,
     json_: Json = False,
 ) -> None:
-    """Walk one agent through all four phases on the sandbox ad network; grants and approvals are given visibly.
+    """Walk one agent through all four phases on a sandbox.
+
+    The sandbox is an ad network of its own, on this machine; grants and approvals are given visibly.
 
     Example:
 
@@ -96,10 +111,12 @@ def demo(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="The journey's TOML file.")],
+    config: ConfigFile,
     home: Home = RUNS, seed: Seed = None, algorithm: Algorithm = None, settings: Settings = None, json_: Json = False,
 ) -> None:  # fmt: skip
-    """Run a configured journey; it waits for `gaelp grant` and `gaelp approve` before any money.
+    """Run a configured journey; it waits before any money.
+
+    `gaelp grant` and `gaelp approve`, from another terminal, let it go on.
 
     Example:
 
@@ -124,7 +141,9 @@ def resume(
     lift: Annotated[str | None, typer.Option("--lift", help="Lift a halt, with the reason.")] = None,
     json_: Json = False,
 ) -> None:
-    """Go on with a run that was killed or halted, from its last saved point, to the same result.
+    """Go on with a run that was killed or halted.
+
+    It starts from its last saved point and comes to the same result.
 
     Example:
 
@@ -137,11 +156,13 @@ def resume(
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(help="The journey's TOML file.")],
+    config: ConfigFile,
     settings: Settings = None,
     json_: Json = False,
 ) -> None:
-    """Show phases, cadences, gates, guards and what you can lose, before anything runs.
+    """Show the phases and what you can lose.
+
+    Cadences, gates, guards and the worst case per hour, per day and in all, before anything runs.
 
     Example:
 
@@ -196,7 +217,9 @@ def grant(
     home: Home = RUNS,
     json_: Json = False,
 ) -> None:
-    """Let a phase of a run spend up to an amount more. Nothing is ever granted by default.
+    """Let a phase of a run spend so much more.
+
+    Nothing is ever granted by default.
 
     Example:
 
@@ -235,7 +258,9 @@ def approve(
     home: Home = RUNS,
     json_: Json = False,
 ) -> None:
-    """Approve the step a run waits for: bound to its actor, its limit and the evidence shown.
+    """Approve the step that a run waits for.
+
+    The approval is bound to the step's actor, its limit and the evidence shown, and used once.
 
     Example:
 
@@ -260,7 +285,9 @@ def halt(
     home: Home = RUNS,
     json_: Json = False,
 ) -> None:
-    """Stop a run: drop the latch its guards read, and pause each of its campaigns on the platform.
+    """Stop a run and pause each of its campaigns.
+
+    Drops the latch that its guards read, then pauses on the platform itself, whether or not the run still lives.
 
     Example:
 
@@ -282,7 +309,9 @@ def halt(
 
 @app.command()
 def verify(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> None:
-    """Repeat learning verification on a run's last weights, and show its parts with their numbers.
+    """Repeat learning verification on a run's weights.
+
+    The last weights; shows each part with its numbers, and whether the log says the same.
 
     Example:
 
@@ -302,7 +331,9 @@ def validate(
     home: Home = RUNS,
     json_: Json = False,
 ) -> None:
-    """Prove from the event log that a run trained, at its cadence, and that every micro adds up.
+    """Prove a run from its event log.
+
+    That it trained, at its cadence, that every call moved the weights, and that every micro adds up.
 
     Example:
 

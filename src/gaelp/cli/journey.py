@@ -98,9 +98,8 @@ def _conclude(run: Run, sandbox_db: Path, seconds: float, *, as_json: bool) -> N
     if as_json:
         print(json.dumps(answer))
     else:
-        print(
-            f"report: {run.directory / 'report.html'}   ({seconds:.0f} s)   check it: gaelp validate {run.run_id}"
-        )
+        print(f"report: {run.directory / 'report.html'}   ({seconds:.0f} s)")
+        print(f"check it: gaelp validate {run.run_id} --home {run.home}")
 
 
 def log_to(file: TextIO) -> None:
@@ -127,13 +126,19 @@ class LiveProgress:
     def __init__(self, run: Run) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self._run = run
         self.console = Console(stderr=True)
+        # In a narrow terminal the note at the end is what is cut; counts and times stay whole.
         self._bars = Progress(
-            TextColumn("{task.description:<36}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"), console=self.console,
-        )  # fmt: skip
+            TextColumn("{task.description:<33}", table_column=Column(no_wrap=True, min_width=33)),
+            BarColumn(bar_width=28 if self.console.width >= 110 else 10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=self.console,
+        )
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> LiveProgress:

@@ -30,10 +30,10 @@ def replay_command(
     max_bid: Annotated[str | None, typer.Option(help="No bid above this.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Replay a recorded auction log exactly: what would this policy have bought, and for how much?
+    """Replay a recorded auction log exactly.
 
-    A bid of at least the recorded price wins and pays the price (second price).
-    Money is in the log's own unit.
+    What would this policy have bought, and for how much? A bid of at least the recorded price wins and pays the
+    price (second price). Money is in the log's own unit.
 
     Example:
 

@@ -74,8 +74,9 @@ def lines(summary: Summary) -> tuple[str, ...]:
     """What stands below the table: money, learning, the judging worlds, the platform, what was refused."""
     money, currency = summary.amounts, summary.currency
     told = [
-        f"Money: granted {units(money.granted)}, reserved {units(money.reserved)} at worst case before the calls "
-        f"({units(money.open)} still open), spent {units(money.spent)} {currency}; {bill_sentence(summary)}",
+        f"Money: granted {units(money.granted)}; reserved at worst case before the calls {units(money.reserved)}, of "
+        f"which {units(money.released)} were released again and {units(money.open)} are still open; "
+        f"spent {units(money.spent)} {currency}; {bill_sentence(summary)}",
         f"Learning: {summary.learning.verdict}. {_sentence(summary.learning.reason)}",
     ]
     judged = summary.judged_actor
