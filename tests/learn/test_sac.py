@@ -27,6 +27,8 @@ SMALL = sac.SACConfig(hidden=(16, 16), reward_scale=1.0, replay_size=256, replay
 KINDS = pytest.mark.parametrize("schema", [RESIDUALS, MOVES], ids=["residuals", "moves"])
 ALL = 2**31 - 1
 
+_act, _act_mode = jax.jit(act), jax.jit(act_mode)
+
 
 def fresh(schema: TaskSchema, seed: int = 0, **settings: object) -> sac.AgentState:
     config = replace(SMALL, **settings)
@@ -39,7 +41,7 @@ def played(
     """Rows of running episodes that the state's policy plays, with random observations and rewards."""
     observation = rng.normal(size=(rows, steps + 1, schema.observation_size)).astype(np.float32)
     mask = np.ones((rows, steps + 1, schema.action_size), bool)
-    choice = act(state.policy, observation[:, :-1], mask[:, :-1], jax.random.key(int(rng.integers(2**31))))
+    choice = _act(state.policy, observation[:, :-1], mask[:, :-1], jax.random.key(int(rng.integers(2**31))))
     nothing = np.zeros(rows, bool)
     return Experience(
         observation=jnp.asarray(observation), mask=jnp.asarray(mask), action=choice.action, log_prob=choice.log_prob,
@@ -110,7 +112,7 @@ def test_a_log_density_in_units_of_the_bound_is_the_raw_one_scaled(rng):
     # A bound of 0.5 doubles the density of each of two residuals: ln 0.5 a dimension.
     state = varied(fresh(RESIDUALS))
     batch = played(state, RESIDUALS, rng)
-    told = sac.head(state.agent.actor, batch.observation[:, :-1], batch.mask[:, :-1], Actions.RESIDUALS)
+    told = _head(state.agent.actor, batch.observation[:, :-1], batch.mask[:, :-1], Actions.RESIDUALS)
     scaled = sac.log_prob_of(told, batch.action / 0.5, batch.mask[:, :-1], Actions.RESIDUALS)
     np.testing.assert_allclose(scaled, batch.log_prob + 2 * math.log(0.5), atol=1e-3)
 
@@ -118,7 +120,7 @@ def test_a_log_density_in_units_of_the_bound_is_the_raw_one_scaled(rng):
 @KINDS
 def test_an_untrained_agent_leaves_everything_as_it_is(schema, rng):
     anything = rng.normal(0, 5, (200, 3)).astype(np.float32)
-    action = act_mode(fresh(schema).policy, anything, np.ones((200, schema.action_size), bool)).action
+    action = _act_mode(fresh(schema).policy, anything, np.ones((200, schema.action_size), bool)).action
     assert (np.asarray(action) == (0.0 if schema is RESIDUALS else 2)).all()
 
 
@@ -128,7 +130,7 @@ def test_an_untrained_campaign_agent_is_the_pacer():
         replace(SMALL, hidden=(64, 64)), schema, 1, jax.random.key(0), unscaled(schema.observation_size, 1)
     )
     anything = np.random.default_rng(0).normal(0, 5, (300, schema.observation_size)).astype(np.float32)
-    moves = act_mode(state.policy, anything, np.ones((300, schema.action_size), bool)).action
+    moves = _act_mode(state.policy, anything, np.ones((300, schema.action_size), bool)).action
     assert set(np.asarray(moves)) == {schema.zero_move}
 
 
@@ -141,10 +143,10 @@ def test_residuals_left_out_by_the_mask_neither_act_nor_count(rng):
     )
     observation = rng.normal(size=(50, 3)).astype(np.float32)
     only_first = np.tile([True, False], (50, 1))
-    choice = act_mode(policy, observation, only_first)
+    choice = _act_mode(policy, observation, only_first)
     assert (np.asarray(choice.action)[:, 1] == 0).all()
     np.testing.assert_allclose(
-        choice.log_prob, act_mode(alone, observation, only_first[:, :1]).log_prob, rtol=1e-5
+        choice.log_prob, _act_mode(alone, observation, only_first[:, :1]).log_prob, rtol=1e-5
     )
 
 
@@ -153,9 +155,9 @@ def test_the_target_entropy_counts_active_residuals_only(rng):
     state = fresh(RESIDUALS)
     rows = first(state, played(state, RESIDUALS, rng))
     rows = replace(rows, mask=rows.mask.at[::2, 1].set(False))
-    told = sac.head(state.agent.actor, rows.observation, rows.mask, Actions.RESIDUALS)
+    told = _head(state.agent.actor, rows.observation, rows.mask, Actions.RESIDUALS)
     entropy = -float(np.mean(sac.residuals(told, rows.noise, rows.mask).log_prob))
-    gradient = jax.grad(sac.OBJECTIVES["log_temperature"])(state.agent, rows, sac.coefficients(SMALL))
+    gradient = _gradient["log_temperature"](state.agent, rows, sac.coefficients(SMALL))
     assert float(gradient.log_temperature) == pytest.approx(entropy + 1.5, rel=1e-5)
 
 
@@ -165,7 +167,7 @@ def test_the_target_entropy_of_moves_is_a_share_of_what_each_state_allows(rng):
     rows = first(state, played(state, MOVES, rng), batch_size=3)
     rows = replace(rows, mask=jnp.ones((8, 4), bool).at[1, 2:].set(False).at[2, 1:].set(False))
     flat = eqx.tree_at(lambda a: a.actor, state.agent, jax.tree.map(jnp.zeros_like, state.agent.actor))
-    gradient = jax.grad(sac.OBJECTIVES["log_temperature"])(flat, rows, sac.coefficients(SMALL))
+    gradient = _gradient["log_temperature"](flat, rows, sac.coefficients(SMALL))
     assert float(gradient.log_temperature) == pytest.approx(0.7 * (math.log(4) + math.log(2)) / 3, rel=1e-5)
 
 
@@ -193,13 +195,16 @@ def window(reward, end=End.RUNNING, valid=True, n=1, actions=Actions.MOVES, **mo
     return Window(**(told | more))
 
 
+_targets = eqx.filter_jit(sac._targets)
+_head = jax.jit(sac.head, static_argnums=3)
+_gradient = {name: jax.jit(jax.grad(objective)) for name, objective in sac.OBJECTIVES.items()}
+_loss = {name: jax.jit(objective) for name, objective in sac.OBJECTIVES.items()}
+
+
 def targets(state, seen, config=SMALL, noise=None):
     noise = jnp.zeros((1, seen.reward.shape[1], 0)) if noise is None else noise
-    return float(
-        sac._targets(
-            state.agent, state.target, seen, noise, sac.coefficients(config), state.bound, state.actions
-        )[0]
-    )
+    c = sac.coefficients(config)
+    return float(_targets(state.agent, state.target, seen, noise, c, state.bound, state.actions)[0])
 
 
 def flat_moves(*values, temperature=0.5) -> sac.AgentState:
@@ -260,7 +265,7 @@ def test_a_two_step_target_of_residuals_uses_densities_in_the_same_units():
     state = fresh(RESIDUALS, temperature=0.5)
     state = eqx.tree_at(lambda s: s.agent.actor, state, jax.tree.map(jnp.zeros_like, state.agent.actor))
     state = eqx.tree_at(lambda s: s.target, state, constant(state.target, (5.0,), (3.0,)))
-    itself = act_mode(state.policy, jnp.zeros((1, 2, 3)), jnp.ones((1, 2, 2), bool)).log_prob
+    itself = _act_mode(state.policy, jnp.zeros((1, 2, 3)), jnp.ones((1, 2, 2), bool)).log_prob
     seen = window(1.0, n=2, actions=Actions.RESIDUALS, log_prob=itself)
     value = 3.0 + 0.918939
     expected = 1.0 + 0.99 * value + 0.99 * (1.0 + 0.99 * value - 3.0)
@@ -277,7 +282,7 @@ def test_the_actor_of_moves_gains_by_the_expectation_over_allowed_moves(rng):
     rows = first(state, played(state, MOVES, rng))
     rows = replace(rows, mask=jnp.zeros((8, 4), bool).at[:, :2].set(True))
     agent = sac.Agent(actor, critic, jnp.zeros(()))
-    loss = sac.OBJECTIVES["actor"](agent, rows, sac.coefficients(SMALL))
+    loss = _loss["actor"](agent, rows, sac.coefficients(SMALL))
     assert float(loss) == pytest.approx(-1.5 - 0.562335, rel=1e-5)
 
 
@@ -286,7 +291,7 @@ def test_the_critics_lose_half_of_both_squares(rng):
     state = fresh(MOVES)
     rows = replace(first(state, played(state, MOVES, rng)), target=jnp.full(8, 3.0))
     agent = eqx.tree_at(lambda a: a.critic, state.agent, constant(state.agent.critic, (1.0,) * 4, (4.0,) * 4))
-    assert float(sac.OBJECTIVES["critic"](agent, rows, sac.coefficients(SMALL))) == pytest.approx(2.5)
+    assert float(_loss["critic"](agent, rows, sac.coefficients(SMALL))) == pytest.approx(2.5)
 
 
 def test_only_logged_moves_are_held_down():
@@ -300,9 +305,9 @@ def test_only_logged_moves_are_held_down():
     )  # fmt: skip
     value = (0.0, math.log(3.0), 50.0, 50.0)
     agent = eqx.tree_at(lambda a: a.critic, state.agent, constant(state.agent.critic, value, value))
-    held = sac.OBJECTIVES["critic"](agent, rows, sac.coefficients(config))
+    held = _loss["critic"](agent, rows, sac.coefficients(config))
     assert float(held) == pytest.approx(2.0 * 2 * math.log(4.0) / 2, rel=1e-6)
-    free = sac.OBJECTIVES["critic"](agent, replace(rows, logged=jnp.zeros(8, bool)), sac.coefficients(config))
+    free = _loss["critic"](agent, replace(rows, logged=jnp.zeros(8, bool)), sac.coefficients(config))
     assert float(free) == 0.0
 
 
@@ -314,7 +319,7 @@ def test_held_down_residuals_integrate_over_the_whole_bound():
     rows = first(state, replace(batch, logged=jnp.ones(64, bool)), config, batch_size=256, width=256)
     agent = eqx.tree_at(lambda a: a.critic, state.agent, constant(state.agent.critic, (2.0,), (2.0,)))
     rows = replace(rows, target=jnp.full(256, 2.0))
-    held = sac.OBJECTIVES["critic"](agent, rows, sac.coefficients(config))
+    held = _loss["critic"](agent, rows, sac.coefficients(config))
     assert rows.candidate.shape == (256, 64, 2)
     assert float(held) == pytest.approx(2 * math.log(4.0), rel=0.03)
 
@@ -337,7 +342,7 @@ def test_episode_weights_are_applied_exactly_once(schema, rng):
     c = sac.coefficients(replace(SMALL, conservative=1.0))
     rows = first(state, replace(batch, logged=jnp.ones(8, bool)), replace(SMALL, conservative=1.0))
     heavy = replace(rows, weight=2 * rows.weight)
-    for name, objective in sac.OBJECTIVES.items():
+    for name, objective in _loss.items():
         one, two = objective(state.agent, rows, c), objective(state.agent, heavy, c)
         assert float(two) == pytest.approx(2 * float(one), rel=1e-5, abs=1e-7), name
     drawn = first(state, replace(batch, weight=jnp.full(8, 3.0)), SMALL)
@@ -370,6 +375,7 @@ def test_every_objective_has_the_gradient_of_its_finite_differences(schema, rng)
         agent, rows, c = wide(state.agent), wide(rows), wide(sac.coefficients(config))
         for name, objective in sac.OBJECTIVES.items():
 
+            @jax.jit
             def along(field, name=name, objective=objective):
                 return objective(eqx.tree_at(lambda a: getattr(a, name), agent, field), rows, c)
 
@@ -394,7 +400,7 @@ def test_a_step_can_be_done_again_by_hand(schema, max_grad_norm, rng):
     after, _, report = call(state, batch, config, limit=1)
     flat, norms = [], []
     for name in sac.OBJECTIVES:
-        gradient = getattr(jax.grad(sac.OBJECTIVES[name])(state.agent, rows, sac.coefficients(config)), name)
+        gradient = getattr(_gradient[name](state.agent, rows, sac.coefficients(config)), name)
         leaves = [np.asarray(g, np.float64).ravel() for g in jax.tree.leaves(gradient)]
         norm = np.linalg.norm(np.concatenate(leaves))
         norms += [np.linalg.norm(leaf) for leaf in leaves]
@@ -517,8 +523,8 @@ def test_impossible_settings_are_refused(wrong):
 @KINDS
 def test_it_learns_which_way_to_go(schema):
     # The first feature's sign says whether the first residual, or one of two moves, pays +1 or -1.
-    config = replace(SMALL, learning_rate=3e-3, gamma=0.0, hidden=(32, 32))
-    rng, state = np.random.default_rng(0), fresh(schema, hidden=(32, 32), temperature=0.1)
+    config = replace(SMALL, learning_rate=3e-3, gamma=0.0)
+    rng, state = np.random.default_rng(0), fresh(schema, temperature=0.1)
     for _ in range(60):
         batch = played(state, schema, rng)
         way = np.sign(np.asarray(batch.observation[:, :-1, 0]))
@@ -526,7 +532,7 @@ def test_it_learns_which_way_to_go(schema):
         paid = way * (2 * action[..., 0] if schema is RESIDUALS else (action == 0) * 1.0 - (action == 1))
         state, _, _ = call(state, replace(batch, reward=jnp.asarray(paid, jnp.float32)), config, epochs=4)
     seen = rng.normal(size=(500, 3)).astype(np.float32)
-    mode = np.asarray(act_mode(state.policy, seen, np.ones((500, schema.action_size), bool)).action)
+    mode = np.asarray(_act_mode(state.policy, seen, np.ones((500, schema.action_size), bool)).action)
     up = seen[:, 0] > 0
     right = (mode[:, 0] > 0.2) == up if schema is RESIDUALS else mode == np.where(up, 0, 1)
     assert right.mean() > 0.9

@@ -422,8 +422,8 @@ def _draw(
     agent: Agent, target: Layers, source: _Source, step: Array, c: Coefficients, actions: Actions, width: int
 ) -> Rows:
     """The minibatch of gradient step `step`: windows of the memory, their targets, and all noise."""
-    picking, ahead, here, proposing = jax.random.split(
-        jax.random.fold_in(jax.random.wrap_key_data(source.key), step), 4
+    picking, drawing, proposing = jax.random.split(
+        jax.random.fold_in(jax.random.wrap_key_data(source.key), step), 3
     )
     seen = windows(source.replay, sample(source.replay, source.slots, picking, width), c.n_step)
     seen = eqx.tree_at(
@@ -432,7 +432,10 @@ def _draw(
          seen.action if actions is Actions.MOVES else seen.action / source.bound),
     )  # fmt: skip
     observation, mask, action = seen.observation[:, 0], seen.mask[:, 0], seen.action[:, 0]
-    noisy = (0,) if actions is Actions.MOVES else mask.shape[1:]
+    # For the actor's own residuals, then for those it would choose after each transition.
+    noise = jax.random.normal(
+        drawing, (width, c.n_step + 1, 0 if actions is Actions.MOVES else mask.shape[1])
+    )
     valid = seen.valid[:, 0] & (jnp.arange(width) < source.batch_size)
     logged = seen.logged & valid
     candidate, candidate_log_prob = _candidates(agent.actor, observation, mask, logged, proposing, c, actions)
@@ -442,11 +445,10 @@ def _draw(
         lambda: head(source.anchor, observation, mask, actions),
         lambda: jnp.zeros((width, source.anchor[-1].bias.size)),
     )
-    for_targets = jax.random.normal(ahead, (width, c.n_step, *noisy))
     return Rows(
         observation=observation, mask=mask, action=action,
-        target=_targets(agent, target, seen, for_targets, c, source.bound, actions),
-        noise=jax.random.normal(here, (width, *noisy)), candidate=candidate, candidate_log_prob=candidate_log_prob,
+        target=_targets(agent, target, seen, noise[:, 1:], c, source.bound, actions),
+        noise=noise[:, 0], candidate=candidate, candidate_log_prob=candidate_log_prob,
         anchor=anchor, weight=seen.weight, logged=logged, valid=valid, actions=actions,
     )  # fmt: skip
 
