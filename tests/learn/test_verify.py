@@ -19,13 +19,17 @@ from gaelp.learn.networks import named_arrays, with_named_arrays
 from gaelp.learn.verify import (
     REFERENCES,
     WALKS,
+    Canary,
     Depth,
     LearningVerdict,
     Outcome,
     Recorded,
+    Reload,
     Terms,
     Trail,
     Trials,
+    judge_canaries,
+    judge_controls,
     judge_learning,
     judge_paired_return,
     judge_random_walk,
@@ -55,8 +59,8 @@ def trials(n: int = 400, **changed: object) -> Trials:
     """Trials that pass: 0.2 better than everything on every seed, walks no better than the pacer."""
     flat = np.ones(n)
     given = {
-        "seeds": np.arange(n), "now": flat + 0.2, "references": {"pacer": flat, "retuned": flat, "random": flat},
-        "promoted": None, "walks": np.ones((WALKS, n)), "standstill": False,
+        "seeds": np.arange(10_000, 10_000 + n), "now": flat + 0.2, "references": {"pacer": flat, "retuned": flat, "random": flat},
+        "promoted": None, "walks": np.ones((WALKS, n)), "standstill": False, "twin": flat,
     }  # fmt: skip
     return Trials(**(given | changed))
 
@@ -68,6 +72,8 @@ def judged(trail: Trail, found: Trials | None = None, **changed: object) -> Lear
         played_hash=None,
         trials=found or trials(),
         depth=Depth.FULL,
+        canaries=toys.FOUND,
+        reload=Reload(asked=10, same=10),
     )
     return judge_learning(replace(recorded, **changed), Terms())
 
@@ -77,7 +83,7 @@ def test_honest_training_is_learning_and_says_the_same_when_asked_again(honest):
     verdict = verified(learner)
     assert verdict
     assert verdict.verdict.ruling is PASS
-    assert set(verdict.parts) == {"mechanism", "paired_return", "random_walk"}
+    assert set(verdict.parts) == {"mechanism", "canaries", "paired_return", "controls", "health"}
     assert verified(learner).payload() == verdict.payload()
 
 
@@ -199,9 +205,20 @@ def test_a_converged_agent_as_good_as_the_promoted_one_is_learning(honest):
     assert judged(learner.trail, trials(1200, promoted=np.full(1200, 1.25))).outcome is Outcome.NOT_LEARNING
 
 
-def test_alpha_is_split_over_the_comparisons():
-    comparisons = judge_paired_return(trials(promoted=np.ones(400)), Terms()).evidence["comparisons"]
-    assert {c["alpha"] for c in comparisons.values()} == {0.05 / 4}
+def test_holm_gives_what_is_left_the_room_of_what_is_settled(rng):
+    # Four comparisons begin with 0.05 / 4 each. Three are settled there, so the last has all of 0.05 to itself.
+    near = np.full(400, 1.2) + rng.normal(0, 0.3, 400)
+    found = judge_paired_return(trials(promoted=near), Terms())
+    alphas = {name: c["alpha"] for name, c in found.evidence["comparisons"].items()}
+    assert alphas == {"pacer": 0.0125, "retuned": 0.0125, "random": 0.0125, "promoted": 0.05}
+
+
+def test_where_nothing_is_settled_alpha_stays_split(rng):
+    noise = rng.normal(0, 0.3, 400)
+    same = dict.fromkeys(REFERENCES, 1.2 + noise)
+    found = judge_paired_return(trials(references=same), Terms())
+    assert {c["alpha"] for c in found.evidence["comparisons"].values()} == {0.05 / 3}
+    assert found.ruling is WAIT
 
 
 def test_weights_that_did_not_move_have_no_walk_to_beat():
@@ -253,7 +270,7 @@ def test_noise_instead_of_gradients_is_not_learning(honest):
     scores = judge.scores(jax.tree.map(lambda *xs: jnp.stack(xs), *policies), judge.seeds)
     found = Trials(
         seeds=judge.seeds, now=scores[0], references={n: judge.reference(n, judge.seeds) for n in REFERENCES},
-        promoted=None, walks=scores[1:], standstill=False,
+        promoted=None, walks=scores[1:], standstill=False, twin=np.ones(len(judge.seeds)),
     )  # fmt: skip
     assert judged(learner.trail, found).outcome is Outcome.NOT_LEARNING
 
@@ -262,7 +279,7 @@ def test_after_a_call_the_walks_may_be_left_out(honest):
     learner, _, _ = honest
     verdict = verified(learner, depth=Depth.RETURN)
     assert verdict
-    assert set(verdict.parts) == {"mechanism", "paired_return"}
+    assert set(verdict.parts) == {"mechanism", "paired_return", "health"}
     assert verdict.evidence["depth"] == "return"
 
 
@@ -272,6 +289,90 @@ def test_the_verdict_carries_what_it_takes_to_judge_again(honest):
     assert told["evidence"]["judged_hash"] == learner.actor_hash()
     assert told["evidence"]["seeds"][:2] == [10_000, 10_001]
     assert told["parts"]["paired_return"]["n"] == 400
+
+
+def test_without_canaries_nothing_is_learning(honest):
+    learner, _, _ = honest
+    verdict = judged(learner.trail, canaries=None)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "no canaries" in verdict.reason
+
+
+def test_one_canary_that_dies_leaves_it_open_whatever_the_scores(honest):
+    learner, _, _ = honest
+    dead = Canary(name="ended or cut", asks="2", seeds=10, passed=8, needed=9, lowest=0.5)
+    verdict = judged(learner.trail, canaries=replace(toys.FOUND, results=(*toys.FOUND.results, dead)))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reason.startswith("ended or cut: 8 of 10 seeds")
+    assert judge_canaries(toys.FOUND).ruling is PASS
+
+
+def test_a_twin_on_shuffled_rewards_that_does_as_well_is_not_learning(honest):
+    learner, _, _ = honest
+    assert judged(learner.trail, trials(twin=np.full(400, 1.25))).outcome is Outcome.NOT_LEARNING
+    assert judged(learner.trail, trials(twin=np.full(400, 1.2))).outcome is Outcome.INCONCLUSIVE
+    assert judged(learner.trail, trials(twin=None)).outcome is Outcome.INCONCLUSIVE
+
+
+def test_weights_that_act_otherwise_once_loaded_are_not_learning(honest):
+    learner, _, _ = honest
+    assert judged(learner.trail, reload=Reload(asked=10, same=9)).outcome is Outcome.NOT_LEARNING
+    assert judged(learner.trail, reload=None).outcome is Outcome.INCONCLUSIVE
+
+
+def test_the_controls_name_each_of_the_three():
+    told = judge_controls(trials(), Reload(asked=10, same=10), Terms()).evidence
+    assert {name: part["ruling"] for name, part in told.items()} == {
+        "random_walk": "PASS", "shuffled_twin": "PASS", "reload": "PASS",
+    }  # fmt: skip
+
+
+def test_judging_in_worlds_that_were_trained_in_is_broken(honest):
+    # trials() is judged on the seeds 10,000 to 10,399; 399 of them lie in [10,001, 10,400).
+    learner, _, _ = honest
+    verdict = judged(replace(learner.trail, seeds=((10_001, 10_400),)))
+    assert verdict.outcome is Outcome.BROKEN
+    assert verdict.reason.startswith("399 of the held-out seeds")
+    assert judged(replace(learner.trail, seeds=((10_400, 10_500),)))
+
+
+def test_ranges_of_training_seeds_merge_and_outlive_a_phase(honest):
+    _, metrics, start = honest
+    trail = start
+    for low in (0, 100, 9_000):
+        call = replace(metrics[0], weights_hash_before=trail.weights_hash, world_seeds=((low, low + 32),))
+        trail = trail.after(call)
+    # 0 and 100 lie closer than 4,096, so the gap counts as trained in; 9,000 does not.
+    assert trail.seeds == ((0, 132), (9_000, 9_032))
+    assert trail.begin_phase().seeds == trail.seeds
+    assert trail.begin_phase().calls == 0
+    assert trail.trained_in(np.array([131, 132, 9_031])) == 2
+
+
+def test_a_call_that_an_audit_found_wrong_is_broken(honest):
+    learner, _, _ = honest
+    verdict = judged(replace(learner.trail, faults=("call 1: the step taken is 0.5 of its length off",)))
+    assert verdict.outcome is Outcome.BROKEN
+    assert "call 1" in verdict.reason
+    unseen = judged(replace(learner.trail, audits=0))
+    assert unseen.outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_hard_health_alert_vetoes(honest):
+    learner, _, _ = honest
+    quiet = dict(learner.trail.vitals.longest_quiet) | {"actor.0.weight": 20}
+    verdict = judged(replace(learner.trail, vitals=replace(learner.trail.vitals, longest_quiet=quiet)))
+    assert verdict.outcome is Outcome.BROKEN
+    assert "actor.0.weight" in verdict.reason
+
+
+def test_the_permuted_walks_keep_the_elements_of_the_learned_step(rng):
+    start = {"a": np.zeros((2, 3), np.float32)}
+    now = {"a": np.array([[1, 0, 0], [0, 0, -5]], np.float32)}
+    walks = random_walks(start, now, rng)
+    for walk in walks[10:]:
+        assert sorted(walk["a"].ravel().tolist()) == [-5, 0, 0, 0, 0, 1]
+    assert all(len(set(walk["a"].ravel().tolist())) == 6 for walk in walks[:10])
 
 
 def test_repeated_held_out_seeds_are_refused():

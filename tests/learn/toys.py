@@ -17,6 +17,7 @@ from gaelp.learn import ppo
 from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.metrics import TrainingMetrics
 from gaelp.learn.policies import Policy, act, act_mode
+from gaelp.learn.verify import Canaries, Canary
 
 SCHEMA: Schema = default_schema()
 PACE = np.repeat(np.array(SCHEMA.pace_levels, np.float32), len(SCHEMA.tilt_levels))
@@ -153,10 +154,23 @@ def evaluator(pays: Step = priced, n: int = 400) -> ToyEvaluator:
     return ToyEvaluator(pays, np.arange(10_000, 10_000 + n))
 
 
+FOUND = Canaries(
+    key="toys",
+    results=(Canary(name="known", asks="taken as found", seeds=10, passed=10, needed=9, lowest=1.0),),
+)
+"""Canaries that are simply taken as found; test_probes.py runs real ones."""
+
+
 def engine(seed: int = 7, judge: ToyEvaluator | None = None, **settings: object) -> RLTrainingEngine:
-    """An engine for the toys, with rewards scaled to about unit size and a quick learning rate."""
+    """An engine for the toys, with rewards scaled to about unit size and a quick learning rate.
+
+    Its shuffled twin has had no call yet, so it is the untrained agent."""
     config = replace(ppo.PPOConfig(learning_rate=3e-3, reward_scale=2.0), **settings)
-    return RLTrainingEngine(config, SCHEMA, seed=seed, evaluator=judge, hidden_width=HIDDEN)
+    learner = RLTrainingEngine(
+        config, SCHEMA, seed=seed, evaluator=judge, canaries=FOUND, hidden_width=HIDDEN
+    )
+    learner.mark_twin(learner.policy)
+    return learner
 
 
 def train(learner: RLTrainingEngine, batch: EpisodeBatch, **how: object) -> TrainingMetrics:

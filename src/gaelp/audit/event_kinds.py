@@ -45,6 +45,8 @@ KINDS: Mapping[str, Mapping[str, Shape]] = {
         "weight_change": {"absolute": NUMBER, "relative": NUMBER}, "min_update_change": NUMBER, "loss": NUMBER,
         "weights_hash_before": str, "weights_hash_after": str, "actor_hash_before": str, "actor_hash_after": str,
     },
+    "canaries_run": {"key": str, "results": [{"name": str, "seeds": int, "passed": int, "needed": int, "ok": bool}]},
+    "twin_trained": {"calls": int, "updates": int, "actor_hash": str, "artifact": str},
     "batch_refused": {"phase": str, "episodes": int, "reason": str},
     "checkpoint": {"phase": str, "checkpoint": str, "calls": int},
     "judged": _RULED | {"depth": str, "call": int, "actor_hash": str, "parts": dict, "evidence": dict},

@@ -6,8 +6,10 @@ It owns the agent's state and nothing else: it plays no episode, keeps no log an
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -26,16 +28,27 @@ from gaelp.learn.algorithm import Algorithm, Config, State, algorithm_named
 from gaelp.learn.experience import PER_TENSOR, Experience, Report
 from gaelp.learn.export import hash_of
 from gaelp.learn.fused import Origin, Practice, fused_rounds
-from gaelp.learn.metrics import Change, SegmentShare, TrainingMetrics, WeightSnapshot, segment_shares
+from gaelp.learn.health import units
+from gaelp.learn.mechanism import AUDIT_EVERY, Call, Scrutiny, audit
+from gaelp.learn.metrics import (
+    Change,
+    SecondLook,
+    SegmentShare,
+    TrainingMetrics,
+    WeightSnapshot,
+    segment_shares,
+)
 from gaelp.learn.networks import named_arrays, with_named_arrays
 from gaelp.learn.normalise import Normaliser, Scaling, unscaled
-from gaelp.learn.policies import Policy, policy_arrays
+from gaelp.learn.policies import Policy, act_mode, policy_arrays
 from gaelp.learn.verify import (
     REFERENCES,
+    Canaries,
     Depth,
     Evaluator,
     LearningVerdict,
     Recorded,
+    Reload,
     Terms,
     Trail,
     Trials,
@@ -53,6 +66,9 @@ MINIBATCH_WIDTH = 64
 FALSE_CLAIM = 0.01
 """How far, in nats, a simulated episode's log-probabilities may differ from those of the weights it names."""
 
+RELOAD_OBSERVATIONS = 256
+"""Random observations on which weights saved and loaded again must act the same."""
+
 UNLIMITED = np.int32(2**31 - 1)
 """Gradient steps of an ordinary call: as many as the epochs and minibatches make."""
 
@@ -64,8 +80,9 @@ class RLTrainingEngine:
 
     algorithm: "ppo", "dqn", "sac", or an Algorithm; config: of its config type. learning_rate: overrides
     the one in `config`; none keeps it. normaliser: fitted on pacer episodes (`normalise.fit_normaliser`), or
-    none to take observations as they are. hidden_width: H of simulated episodes. clock: seconds, for the
-    metrics' wall-clock field only.
+    none to take observations as they are. hidden_width: H of simulated episodes. canaries: what
+    `probes.run_canaries` found for this algorithm and config; without them nothing is LEARNING. clock: seconds,
+    for the metrics' wall-clock field only.
     """
 
     def __init__(
@@ -76,6 +93,7 @@ class RLTrainingEngine:
         learning_rate: float | None = None,
         seed: int = 7,
         evaluator: Evaluator | None = None,
+        canaries: Canaries | None = None,
         *,
         hidden_width: int = 0,
         normaliser: Normaliser | None = None,
@@ -92,6 +110,7 @@ class RLTrainingEngine:
         self.config = config if learning_rate is None else _with(config, learning_rate=learning_rate)
         self.hidden_width = hidden_width
         self.evaluator = evaluator
+        self.canaries = canaries
         self.terms = terms
         self._clock = clock
         self._coefficients = self.algorithm.coefficients(self.config)
@@ -102,6 +121,7 @@ class RLTrainingEngine:
         self._names = tuple(named_arrays(self._state.agent))
         self._initial = self._state.policy
         self._promoted: Policy | None = None
+        self._twin: Policy | None = None
         self._hashes = _hashes(self._state)
         self._trail = Trail(weights_hash=self._hashes.weights, actor_hash=self._hashes.actor)
         self._training = asyncio.Lock()
@@ -140,11 +160,15 @@ class RLTrainingEngine:
 
     def begin_phase(self) -> None:
         """Forget the mechanism's trail: what follows is judged by its own training calls."""
-        self._trail = Trail(weights_hash=self._hashes.weights, actor_hash=self._hashes.actor)
+        self._trail = self._trail.begin_phase()
 
     def mark_promoted(self, policy: Policy) -> None:
         """From now on a candidate must not be inferior to `policy`."""
         self._promoted = policy
+
+    def mark_twin(self, policy: Policy) -> None:
+        """The same agent trained on shuffled rewards: what it earns is earned without learning."""
+        self._twin = policy
 
     async def train_step(
         self,
@@ -153,18 +177,22 @@ class RLTrainingEngine:
         batch_size: int = 64,
         num_epochs: int = 4,
         anchor: Policy | None = None,
+        scrutiny: Scrutiny = Scrutiny.SAMPLED,
     ) -> TrainingMetrics:
         """Train on these episodes once: num_epochs x ceil(valid transitions / batch_size) gradient steps.
 
         batch_size counts transitions in a minibatch. anchor: the policy to stay close to, with the
-        config's anchor_kl; without one there is no such pull. Raises UnusableBatch, with the state
-        unchanged, when no gradient may be taken from these episodes. Cancelled, it changes nothing.
+        config's anchor_kl; without one there is no such pull. scrutiny: whether this call is audited in any case;
+        a phase's last one should be. Raises UnusableBatch, with the state unchanged, when no gradient may be taken
+        from these episodes. Cancelled, it changes nothing.
         """
         if batch_size < 1 or num_epochs < 1:
             raise BadInput(f"batch_size {batch_size} and num_epochs {num_epochs} must both be at least 1.")
         async with self._training:
             # The worker only computes; the state moves here, so a cancelled call leaves it as it was.
-            trained = await asyncio.to_thread(self._train, episode_results, batch_size, num_epochs, anchor)
+            trained = await asyncio.to_thread(
+                self._train, episode_results, batch_size, num_epochs, anchor, scrutiny
+            )
             metrics = trained.metrics
             self._state, self._hashes, self._bucket = trained.state, trained.hashes, trained.bucket
             self._trail = self._trail.after(metrics)
@@ -240,7 +268,12 @@ class RLTrainingEngine:
         return trained, found.carry
 
     def _train(
-        self, batch: EpisodeBatch, batch_size: int, num_epochs: int, anchor: Policy | None
+        self,
+        batch: EpisodeBatch,
+        batch_size: int,
+        num_epochs: int,
+        anchor: Policy | None,
+        scrutiny: Scrutiny,
     ) -> _Trained:
         began = self._clock()
         schema, algorithm = self.schema, self.algorithm
@@ -251,16 +284,19 @@ class RLTrainingEngine:
         bucket = self._bucket
         while bucket < host.episodes:
             bucket *= BUCKET_GROWTH
-        state, report = algorithm.update(
-            self._state,
-            self._experience(host, bucket),
-            self._state.policy if anchor is None else anchor,
-            self._unanchored if anchor is None else self._coefficients,
-            np.int32(num_epochs),
-            np.int32(batch_size),
-            UNLIMITED,
+        call = Call(
+            state=self._state,
+            experience=self._experience(host, bucket),
+            anchor=self._state.policy if anchor is None else anchor,
+            coefficients=self._unanchored if anchor is None else self._coefficients,
+            num_epochs=np.int32(num_epochs),
+            batch_size=np.int32(batch_size),
             width=_width(batch_size),
         )
+        state, report = algorithm.update(
+            call.state, call.experience, call.anchor, call.coefficients, call.num_epochs, call.batch_size, UNLIMITED,
+            width=call.width,
+        )  # fmt: skip
         fetched: Report = jax.device_get(report)
         hashes = _hashes(state)
         simulated = host.sources == SOURCES.index(Source.SIMULATED)
@@ -270,7 +306,20 @@ class RLTrainingEngine:
         shares = segment_shares(host.segment, host.weight, host.valid)
         reward = float(host.reward[host.valid].mean(dtype=np.float64))
         metrics = self._metrics(fetched, asked, self._hashes, hashes, shares, reward, self._clock() - began)
+        metrics = replace(metrics, world_seeds=_world_seeds(host))
+        if scrutiny is Scrutiny.ALWAYS or self._trail.calls % AUDIT_EVERY == 0:
+            metrics = replace(metrics, second_look=self._second_look(call, state, host))
         return _Trained(state, hashes, metrics, bucket)
+
+    def _second_look(self, call: Call, trained: State, host: EpisodeBatch) -> SecondLook:
+        found = audit(self.algorithm, call, trained)
+        return SecondLook(
+            worst=found.worst,
+            replayed_hash=found.replayed_hash,
+            trained_hash=found.trained_hash,
+            faults=found.faults,
+            units=units(trained.policy, host.observation[:, :-1][host.valid]),
+        )
 
     def _metrics(
         self,
@@ -395,6 +444,8 @@ class RLTrainingEngine:
             played_hash=played_hash,
             trials=None if self.evaluator is None else self._trials(self.evaluator, depth, judged),
             depth=depth,
+            canaries=self.canaries,
+            reload=_reloaded(self._state.policy, self.schema) if depth is Depth.FULL else None,
         )
         verdict = judge_learning(recorded, self.terms)
         log.info("verified", outcome=str(verdict.outcome), reason=verdict.reason, actor_hash=judged)
@@ -402,9 +453,10 @@ class RLTrainingEngine:
 
     def _trials(self, evaluator: Evaluator, depth: Depth, judged: str) -> Trials:
         now, seeds = self._state.policy, evaluator.seeds
-        # The place of a promoted policy is always filled, so that one compiled evaluation serves all.
+        # The places of promoted policy and twin are always filled, so that one compiled evaluation serves all.
         policies = [now, now if self._promoted is None else self._promoted]
         if depth is Depth.FULL:
+            policies.append(now if self._twin is None else self._twin)
             start, end = named_arrays(self._initial.actor), named_arrays(now.actor)
             rng = np.random.default_rng(int(judged[:16], 16))
             walks = random_walks(start, end, rng)
@@ -418,7 +470,8 @@ class RLTrainingEngine:
             now=scores[0],
             references={n: np.asarray(evaluator.reference(n, seeds), np.float64) for n in REFERENCES},
             promoted=None if self._promoted is None else scores[1],
-            walks=scores[2:] if depth is Depth.FULL else None,
+            twin=scores[2] if depth is Depth.FULL and self._twin is not None else None,
+            walks=scores[3:] if depth is Depth.FULL else None,
             standstill=hash_of(named_arrays(now.actor)) == hash_of(named_arrays(self._initial.actor)),
         )
 
@@ -428,6 +481,8 @@ class RLTrainingEngine:
         saved |= {f"initial.{name}": array for name, array in named_arrays(self._initial).items()}
         if self._promoted is not None:
             saved |= {f"promoted.{name}": array for name, array in named_arrays(self._promoted).items()}
+        if self._twin is not None:
+            saved |= {f"twin.{name}": array for name, array in named_arrays(self._twin).items()}
         saved["bucket"] = np.asarray(self._bucket, np.int64)
         saved["trail"] = np.frombuffer(self._trail.to_json().encode(), np.uint8)
         saved["schema_hash"] = np.frombuffer(self.schema.hash.encode(), np.uint8)
@@ -448,11 +503,12 @@ class RLTrainingEngine:
 
         state = with_named_arrays(self._state, part("state."))
         initial = with_named_arrays(self._initial, part("initial."))
-        promoted = part("promoted.")
+        promoted, twin = part("promoted."), part("twin.")
         last = with_named_arrays(self._initial, promoted) if promoted else None
+        other = with_named_arrays(self._initial, twin) if twin else None
         trail = Trail.from_json(saved["trail"].tobytes().decode())
         self._state, self._initial, self._promoted, self._trail = state, initial, last, trail
-        self._hashes, self._bucket = _hashes(state), int(saved["bucket"])
+        self._hashes, self._bucket, self._twin = _hashes(state), int(saved["bucket"]), other
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +563,34 @@ def _refuse(told: Mapping[str, float], fetched: Report, config: Config) -> None:
         raise UnusableBatch(
             "reward: a gradient or a weight became infinite or NaN, the numbers are too large."
         )
+
+
+def _world_seeds(host: EpisodeBatch) -> tuple[tuple[int, int], ...]:
+    """Ranges [low, high) of the worlds of simulated episodes: those of one origin were played on seeds in a row."""
+    simulated = SOURCES.index(Source.SIMULATED)
+    if len(host.provenance) == 1:
+        origins = {host.provenance[0].seed: host.episodes} if (host.sources == simulated).all() else {}
+    else:
+        origins = Counter(p.seed for p in host.provenance if p.source is Source.SIMULATED)
+    return tuple((seed, seed + count) for seed, count in sorted(origins.items()))
+
+
+def _reloaded(policy: Policy, schema: AgentSchema) -> Reload:
+    """Write the policy to bytes, read it back, and ask both the same."""
+    written = io.BytesIO()
+    np.savez(written, allow_pickle=False, **named_arrays(policy))
+    written.seek(0)
+    with np.load(written, allow_pickle=False) as read:
+        again = with_named_arrays(policy, {name: read[name] for name in read.files})
+    rng = np.random.default_rng(RELOAD_OBSERVATIONS)
+    seen = rng.standard_normal((RELOAD_OBSERVATIONS, schema.observation_size)).astype(np.float32)
+    mask = np.ones((RELOAD_OBSERVATIONS, schema.action_size), np.bool_)
+    first, second = (np.asarray(_mode(each, seen, mask)) for each in (policy, again))
+    same = (first == second).reshape(RELOAD_OBSERVATIONS, -1).all(axis=1)
+    return Reload(asked=RELOAD_OBSERVATIONS, same=int(same.sum()))
+
+
+_mode = jax.jit(lambda policy, observation, mask: act_mode(policy, observation, mask).action)
 
 
 def _with(config: Config, **changes: float) -> Config:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +58,17 @@ STEP_TOLERANCE = 1e-6
 
 ROUNDING = float(np.finfo(np.float32).eps)
 """A weight is stored in float32, and a step is often not much longer than its rounding."""
+
+
+AUDIT_EVERY = 250
+"""Calls between two audits of a phase, from its first on: at about two calls' worth each, under 1 % of training."""
+
+
+class Scrutiny(StrEnum):
+    """Which calls are audited: the first of a phase and every AUDIT_EVERY after it, or this one in any case."""
+
+    SAMPLED = "sampled"
+    ALWAYS = "always"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from gaelp.learn.algorithm import Config
 from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.normalise import fit_normaliser
 from gaelp.learn.policies import Policy, act, act_mode
+from gaelp.learn.verify import shuffle_rewards
 from gaelp.logs.canonical import import_history
 from gaelp.market.calibrate import Fit, calibrate
 from gaelp.market.campaign import HIDDEN, CampaignMarket, Certified
@@ -34,6 +35,8 @@ from gaelp.orchestration.run import Run
 
 NORMALISER_EPISODES = 64
 JUDGING = "judging"
+TWIN_SHARE = 10
+"""The shuffled twin is trained for one call in so many of the agent's own."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,26 @@ def open_engine(
         agent_config(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN),
         normaliser=fit_normaliser(pacer_days),
     )  # fmt: skip
+
+
+async def trained_twin(
+    config: JourneyConfig, schema: Schema, practice: CampaignMarket, judging: JudgingWorlds, calls: int
+) -> RLTrainingEngine:
+    """The agent that `open_engine` opens, trained a tenth of `calls` on the same worlds, its rewards shuffled.
+
+    It plays its own episodes: those of the agent that learns would soon be another policy's to it.
+    """
+    twin = open_engine(config, schema, practice, judging)
+    plan = config.simulation
+    for call in range(-(-calls // TWIN_SHARE)):
+        batch = practise(
+            practice, config.seed, SIMULATION, call, plan.train_every, twin.policy, twin.actor_hash()
+        )
+        shuffled = shuffle_rewards(batch, np.random.default_rng([config.seed, call]))
+        await twin.train_step(
+            episode_results=shuffled, batch_size=plan.batch_size, num_epochs=plan.num_epochs
+        )
+    return twin
 
 
 def blank_engine(config: JourneyConfig, schema: Schema, judging: JudgingWorlds) -> RLTrainingEngine:

@@ -20,14 +20,17 @@ from gaelp.core.errors import BadInput, PhaseFailed, UnusableBatch
 from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict, worst
 from gaelp.evidence import ope
 from gaelp.learn.export import ExportedPolicy
+from gaelp.learn.mechanism import Scrutiny
 from gaelp.learn.metrics import TrainingMetrics
+from gaelp.learn.networks import named_arrays, with_named_arrays
 from gaelp.learn.policies import Policy
 from gaelp.learn.verify import Depth, LearningVerdict, Outcome, shuffle_rewards
 from gaelp.market.campaign import HIDDEN, SCALE_FLOOR
 from gaelp.orchestration.account import SETTLE_DAYS, Prepared, prepare
+from gaelp.orchestration.canaries import CanaryRun, canaries_of
 from gaelp.orchestration.gather import logged_episodes
 from gaelp.orchestration.live import Actor, LiveMarket, Stopped
-from gaelp.orchestration.opening import open_engine, open_judging, open_practice, practise
+from gaelp.orchestration.opening import open_engine, open_judging, open_practice, practise, trained_twin
 from gaelp.orchestration.phases import HISTORICAL, REAL_TESTING, SCALED, SIMULATION, Phase, phases_of
 from gaelp.orchestration.run import Run
 from gaelp.orchestration.spending import LivePhase
@@ -70,6 +73,7 @@ class TrainingOrchestrator:
 
     async def journey(self) -> dict[str, PhaseOutcome]:
         """All four phases, in order; ends early after a verdict that does not let it go on."""
+        self._canaries = None if self.run.found("canaries_run") else CanaryRun(self.run)
         self.prepared = prepare(self.run, self.platform, self.live)
         self._open(self.prepared)
         outcomes: dict[str, PhaseOutcome] = {}
@@ -105,6 +109,7 @@ class TrainingOrchestrator:
         """Train in worlds of the training days; judge in worlds of the selection days."""
         plan = self.config.simulation
         calls = -(-plan.episodes // phase.train_every)
+        await self._train_twin(phase, calls)
         done = self._calls(phase)
         while done < calls:
             self.run.require_running()
@@ -115,7 +120,8 @@ class TrainingOrchestrator:
                 n = min(phase.train_every, plan.episodes - call * phase.train_every)
                 batch = self._practise(phase, call, n)
                 events.append(("played", _played(phase, batch, self.engine.actor_hash())))
-                events += await self._train(phase, batch, plan, agent_episodes=n)
+                last = Scrutiny.ALWAYS if call == calls - 1 else Scrutiny.SAMPLED
+                events += await self._train(phase, batch, plan, agent_episodes=n, scrutiny=last)
             self._commit(events, phase, checkpoint=True)
             done = upto
             self.run.progress.advance("simulation", done, calls, f"{done} training calls")
@@ -135,8 +141,9 @@ class TrainingOrchestrator:
             events: list[tuple[str, dict[str, object]]] = [
                 ("played", _played(phase, batch, self.prepared.incumbent.hash))
             ]
+            last = Scrutiny.ALWAYS if call == calls - 1 else Scrutiny.SAMPLED
             events += await self._train(
-                phase, batch, plan, agent_episodes=len(rows), anchor=self.actor_policy
+                phase, batch, plan, agent_episodes=len(rows), anchor=self.actor_policy, scrutiny=last
             )
             self._commit(events, phase, checkpoint=True)
             self.run.progress.advance("historical", call + 1, calls, "")
@@ -228,7 +235,10 @@ class TrainingOrchestrator:
             events: list[tuple[str, dict[str, object]]] = [
                 ("played", _played(phase, simulated, self.engine.actor_hash()))
             ]
-            events += await self._train(phase, mixed, cadence, agent_episodes=real, anchor=self.actor_policy)
+            # Any call on live data may be the phase's last, and there are few: each is audited.
+            events += await self._train(
+                phase, mixed, cadence, agent_episodes=real, anchor=self.actor_policy, scrutiny=Scrutiny.ALWAYS
+            )
             live.consume(real)
             self._commit(events, phase, checkpoint=True)
             if phase.name == SCALED:
@@ -306,6 +316,7 @@ class TrainingOrchestrator:
         *,
         agent_episodes: int,
         anchor: Policy | None = None,
+        scrutiny: Scrutiny = Scrutiny.SAMPLED,
     ) -> list[tuple[str, dict[str, object]]]:
         """One training call; the event that tells of it, or of why the batch was refused."""
         if self.config.learning.shuffle_rewards:
@@ -318,6 +329,7 @@ class TrainingOrchestrator:
                 batch_size=cadence.batch_size,
                 num_epochs=cadence.num_epochs,
                 anchor=anchor,
+                scrutiny=scrutiny,
             )
         except UnusableBatch as why:
             return [("batch_refused", {"phase": phase.name, "episodes": agent_episodes, "reason": str(why)})]
@@ -328,6 +340,34 @@ class TrainingOrchestrator:
             **metrics.payload(),
         }
         return [("trained", told)]
+
+    async def _train_twin(self, phase: Phase, calls: int) -> None:
+        """The reward-shuffled twin, trained once: a tenth of the phase's calls, from the agent's own first weights."""
+        if self._calls(phase):
+            # A checkpoint with training calls in it holds the twin as well.
+            return
+        told = self.run.found("twin_trained")
+        if told:
+            saved = self.run.load(told[0]["artifact"])
+            self.engine.mark_twin(with_named_arrays(self.engine.policy, saved.arrays))
+            return
+        self.run.progress.advance("simulation: shuffled twin", 0, 1, "")
+        twin = await trained_twin(self.config, self.schema, self.practice, self.judging, calls)
+        self.engine.mark_twin(twin.policy)
+        artifact = self.run.save(named_arrays(twin.policy), {"what": "twin"})
+        self.run.append(
+            "twin_trained",
+            {"calls": twin.trail.calls, "updates": twin.trail.updates, "actor_hash": twin.actor_hash(),
+             "artifact": artifact},
+        )  # fmt: skip
+        self.run.progress.advance("simulation: shuffled twin", 1, 1, f"{twin.trail.calls} training calls")
+
+    def _read_canaries(self) -> None:
+        """What the canaries found, from the log or from their process; told once in the log."""
+        if self.engine.canaries is None and self._canaries is not None:
+            found = self._canaries.result()
+            self.run.append("canaries_run", found.payload())
+            self.engine.canaries = found
 
     async def _judge(self, phase: Phase) -> Verdict:
         """A live phase's judgement in full at its end, said in the log once: a resumed run takes what stands there."""
@@ -341,6 +381,8 @@ class TrainingOrchestrator:
     async def _verified(self, phase: Phase, depth: Depth) -> tuple[LearningVerdict, dict[str, object]]:
         """Learning verification of the learner in the judging worlds, and its event with every policy's share."""
         self.run.progress.advance(f"{phase.name}: judging", 0, 1, "")
+        if depth is Depth.FULL:
+            self._read_canaries()
         verdict = await self.engine.verify_learning(depth)
         stacked = jax.tree.map(lambda x: x[None], self.engine.policy)
         now = self.judging.scores(stacked, self.judging.seeds)[0]
@@ -437,6 +479,7 @@ class TrainingOrchestrator:
         self.practice = open_practice(prepared.fitted, self.schema)
         self.judging = open_judging(prepared.fitted, self.schema, self.config)
         self.engine = open_engine(self.config, self.schema, self.practice, self.judging)
+        self.engine.canaries = canaries_of(self.run)
         promoted, checkpoints = self.run.found("promoted"), self.run.found("checkpoint")
         self._adopt()
         if promoted:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gaelp.core.errors import BadInput
 from gaelp.learn.verify import Depth, LearningVerdict
+from gaelp.orchestration.canaries import canaries_of
 from gaelp.orchestration.opening import blank_engine, open_judging, reread
 from gaelp.orchestration.run import Run
 
@@ -60,6 +61,7 @@ async def reverify(run: Run) -> Reverified:
     judging = open_judging(reread(run), run.schema, run.config)
     engine = blank_engine(run.config, run.schema, judging)
     engine.load_state(run.load(place.checkpoint).arrays)
+    engine.canaries = canaries_of(run)
     verdict = await engine.verify_learning(Depth.FULL)
     if place.judged_at is None:
         return Reverified(engine.actor_hash(), verdict, None, ())

@@ -9,10 +9,20 @@ import numpy as np
 from gaelp.core.config import JourneyConfig, build_config, override
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
-from gaelp.learn.verify import Depth, shuffle_rewards
+from gaelp.learn.mechanism import Scrutiny
+from gaelp.learn.verify import Canaries, Depth, shuffle_rewards
 from gaelp.market.campaign import CampaignMarket
+from gaelp.orchestration.canaries import CanaryRun, canaries_for, canaries_of
 from gaelp.orchestration.judging import JudgingWorlds
-from gaelp.orchestration.opening import Fitted, open_engine, open_judging, open_practice, practise, reread
+from gaelp.orchestration.opening import (
+    Fitted,
+    open_engine,
+    open_judging,
+    open_practice,
+    practise,
+    reread,
+    trained_twin,
+)
 from gaelp.orchestration.phases import SIMULATION
 from gaelp.orchestration.run import Run
 
@@ -30,6 +40,7 @@ class Stage:
     fitted: Fitted
     practice: CampaignMarket
     judging: JudgingWorlds
+    canaries: Canaries
 
 
 def set_stage(run: Run) -> Stage:
@@ -39,7 +50,10 @@ def set_stage(run: Run) -> Stage:
     if not isinstance(journey, dict):
         raise BadInput(f"run {run.run_id} holds no journey.")
     judging = open_judging(fitted, run.schema, run.config)
-    return Stage(run.run_id, journey, run.schema, fitted, open_practice(fitted, run.schema), judging)
+    practice = open_practice(fitted, run.schema)
+    told = canaries_of(run)
+    canaries = CanaryRun(run).result() if told is None else told
+    return Stage(run.run_id, journey, run.schema, fitted, practice, judging, canaries)
 
 
 async def short_run(stage: Stage, overrides: list[str], calls: int = CALLS) -> dict[str, object]:
@@ -54,6 +68,9 @@ async def short_run(stage: Stage, overrides: list[str], calls: int = CALLS) -> d
         stage.judging.market, stage.judging.retuned, config.simulation.judging_worlds, config.seed
     )
     engine = open_engine(config, stage.schema, stage.practice, judging)
+    engine.canaries = canaries_for(stage.canaries, config, stage.schema)
+    twin = await trained_twin(config, stage.schema, stage.practice, judging, calls)
+    engine.mark_twin(twin.policy)
     plan = config.simulation
     for call in range(calls):
         batch = practise(
@@ -67,7 +84,10 @@ async def short_run(stage: Stage, overrides: list[str], calls: int = CALLS) -> d
         )
         if config.learning.shuffle_rewards:
             batch = shuffle_rewards(batch, np.random.default_rng([config.seed, int(engine.state.calls)]))
-        await engine.train_step(episode_results=batch, batch_size=plan.batch_size, num_epochs=plan.num_epochs)
+        last = Scrutiny.ALWAYS if call == calls - 1 else Scrutiny.SAMPLED
+        await engine.train_step(
+            episode_results=batch, batch_size=plan.batch_size, num_epochs=plan.num_epochs, scrutiny=last
+        )
     return (await engine.verify_learning(Depth.FULL)).payload()
 
 
