@@ -280,6 +280,18 @@ def test_the_metrics_show_the_segments_share_before_and_after():
     assert told.weighted == pytest.approx(0.1, rel=1e-6)
 
 
+def test_the_effective_sample_is_counted_over_transitions_and_padding_is_none():
+    # Two decisions of weight 3 and one of weight 1: (3 + 3 + 1)^2 / (3 x (9 + 9 + 1)) = 49 / 57.
+    batch = population(np.random.default_rng(2), n=2)
+    batch = replace(
+        batch, weight=np.array([3.0, 1.0], np.float32), valid=np.array([[True, True], [True, False]])
+    )
+    assert strata.effective_sample_share(batch) == pytest.approx(49 / 57)
+    rng = np.random.default_rng(2)
+    drawn = draw(population(rng), HALF, rng)
+    assert strata.effective_sample_share(drawn) == pytest.approx(HALF.effective_sample_share)
+
+
 def test_weights_applied_twice_are_refused_before_anything_is_trained():
     rng = np.random.default_rng(2)
     once = draw(population(rng), HALF, rng)
@@ -432,7 +444,8 @@ def test_a_utility_multiplies_the_reward_of_its_segment_and_says_so():
     np.testing.assert_array_equal(found.reward[~rare], whole.reward[~rare])
     assert (found.weight == 1).all()
     assert found.reward.dtype == np.float32
-    assert found.provenance[0].utility == "segment 1 x 2.5, version 3, approved by Ada"
+    assert strata.utilities_of(found) == ("segment 1 x 2.5, version 3, approved by Ada",)
+    assert strata.utilities_of(whole) == ()
     with pytest.raises(UnusableBatch, match="reward: episode 0 is valued by 'segment 1"):
         strata.valued(found, utility, UtilityApproval(utility.hash, "Ada"))
 

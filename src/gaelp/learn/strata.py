@@ -206,6 +206,13 @@ def weighed(batch: EpisodeBatch, allocation: Allocation) -> EpisodeBatch:
     return replace(batch, weight=np.array([by_segment[int(h)] for h in strata], np.float32))
 
 
+def effective_sample_share(batch: EpisodeBatch) -> float:
+    """(sum w)^2 / (n sum w^2) of the weights over the batch's valid transitions: what its metrics tell of them."""
+    valid = np.asarray(batch.valid)
+    weight = np.broadcast_to(np.asarray(batch.weight, np.float64)[:, None], valid.shape)[valid]
+    return float(weight.sum() ** 2 / (weight.size * np.square(weight).sum()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtilityWeight:
     """The business values a segment's reward at `factor` times what was earned: another objective, not a correction.
@@ -264,6 +271,11 @@ def valued(batch: EpisodeBatch, utility: UtilityWeight, approval: UtilityApprova
         reward=(reward * factor).astype(reward.dtype),
         provenance=tuple(replace(told, utility=said) for told in batch.provenance),
     )
+
+
+def utilities_of(batch: EpisodeBatch) -> tuple[str, ...]:
+    """What multiplied rewards in this batch, each declaration once; empty where all are as they were earned."""
+    return tuple(sorted({told.utility for told in batch.provenance if told.utility}))
 
 
 def _require_shares(shares: Mapping[int, float]) -> None:
