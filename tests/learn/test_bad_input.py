@@ -204,6 +204,15 @@ def test_moves_and_residuals_are_not_taken_for_each_other(algorithm, schema):
     refused(learner_of(algorithm, schema), Spoilt(batch, "action: an array of"))
 
 
+def test_a_residual_beyond_the_bound_is_refused_where_the_policy_cannot_reach_it():
+    # SAC squashes into [-0.5, 0.5]. PPO's Gaussian does not: its raw action is logged, and the environment cuts it.
+    batch = put(sound(RESIDUALS), "action", (2, 0, 0), 0.6)
+    refused(
+        learner_of("sac", RESIDUALS), Spoilt(batch, r"action: episode 2, step 0 is outside \[-0.5, 0.5\]")
+    )
+    asyncio.run(engine("ppo", RESIDUALS).train_step(episode_results=batch, batch_size=4, num_epochs=1))
+
+
 @pytest.mark.parametrize(("algorithm", "schema"), WHO)
 def test_rewards_too_large_to_count_with_are_refused_after_the_fact_and_nothing_is_remembered(
     algorithm, schema

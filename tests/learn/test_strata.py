@@ -278,6 +278,19 @@ def test_the_metrics_show_the_segments_share_before_and_after():
     # Half of the transitions are of rare users, who by weight are the tenth that they are of the population.
     assert told.transitions == 0.5
     assert told.weighted == pytest.approx(0.1, rel=1e-6)
+    # Weights of 1.8 and 0.2, as many of each: 1 / 1.64.
+    assert metrics.weight_effective_share == pytest.approx(1 / 1.64)
+    assert metrics.utilities == ()
+
+
+def test_the_metrics_name_a_declared_utility():
+    rng, engine = np.random.default_rng(2), learner()
+    utility = UtilityWeight(segment=RARE, factor=2.5, version=3)
+    batch = strata.valued(conflict(engine, rng), utility, UtilityApproval(utility.hash, "Ada"))
+    metrics = asyncio.run(
+        engine.train_step(episode_results=draw(batch, HALF, rng), batch_size=64, num_epochs=1)
+    )
+    assert metrics.payload()["utilities"] == ("segment 1 x 2.5, version 3, approved by Ada",)
 
 
 def test_the_effective_sample_is_counted_over_transitions_and_padding_is_none():

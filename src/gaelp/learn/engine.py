@@ -40,7 +40,8 @@ from gaelp.learn.metrics import (
 )
 from gaelp.learn.networks import named_arrays, with_named_arrays
 from gaelp.learn.normalise import Normaliser, Scaling, unscaled
-from gaelp.learn.policies import Policy, act_mode, policy_arrays
+from gaelp.learn.policies import Policy, SquashedGaussian, act_mode, policy_arrays
+from gaelp.learn.strata import effective_sample_share, utilities_of
 from gaelp.learn.verify import (
     REFERENCES,
     Canaries,
@@ -277,8 +278,13 @@ class RLTrainingEngine:
     ) -> _Trained:
         began = self._clock()
         schema, algorithm = self.schema, self.algorithm
+        # A Gaussian's raw residuals may lie beyond the bound, the environment cuts them; a squashed one's cannot.
+        squashes = isinstance(self._state.policy, SquashedGaussian)
         batch.check(
-            observation_size=schema.observation_size, action_size=schema.action_size, actions=schema.actions
+            observation_size=schema.observation_size,
+            action_size=schema.action_size,
+            actions=schema.actions,
+            bound=schema.bound if squashes else math.inf,
         )
         host = batch.to_numpy()
         bucket = self._bucket
@@ -306,7 +312,12 @@ class RLTrainingEngine:
         shares = segment_shares(host.segment, host.weight, host.valid)
         reward = float(host.reward[host.valid].mean(dtype=np.float64))
         metrics = self._metrics(fetched, asked, self._hashes, hashes, shares, reward, self._clock() - began)
-        metrics = replace(metrics, world_seeds=_world_seeds(host))
+        metrics = replace(
+            metrics,
+            world_seeds=_world_seeds(host),
+            weight_effective_share=effective_sample_share(host),
+            utilities=utilities_of(host),
+        )
         if scrutiny is Scrutiny.ALWAYS or self._trail.calls % AUDIT_EVERY == 0:
             metrics = replace(metrics, second_look=self._second_look(call, state, host))
         return _Trained(state, hashes, metrics, bucket)

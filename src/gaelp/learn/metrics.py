@@ -65,7 +65,9 @@ class TrainingMetrics:
     none. clipped_mass: share of the importance weights cut off by rho_bar. transitions: valid ones,
     simulated_transitions of them simulated. weights_hash_*: all weights; actor_hash_*: what plays.
     seconds: wall-clock, and therefore no part of `payload`. world_seeds: ranges [low, high) of the simulated worlds.
-    second_look: none where the call was not repeated.
+    second_look: none where the call was not repeated. segment_shares: after sampling by transitions, and the
+    population's again by weight. weight_effective_share: (sum w)^2 / (n sum w^2) of the transitions' sampling
+    weights, 1 without any. utilities: what rewards were multiplied by, by declaration.
     """
 
     algorithm: str
@@ -97,6 +99,8 @@ class TrainingMetrics:
     seconds: float
     world_seeds: tuple[tuple[int, int], ...] = ()
     second_look: SecondLook | None = None
+    weight_effective_share: float = 1.0
+    utilities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.updates < 1 or self.transitions < 1:
