@@ -208,7 +208,7 @@ def test_the_exported_policy_is_the_trained_policy(rng):
     observation = rng.normal(0, 2, (256, toys.SCHEMA.observation_size)).astype(np.float32)
     mask = rng.random((256, toys.SCHEMA.action_size)) < 0.7
     mask[:, toys.SCHEMA.zero_move] = True
-    log_probs = ppo.dist.log_probabilities(learner.policy.logits(observation), mask)
+    log_probs = learner.policy.log_probs(observation, mask)
     np.testing.assert_allclose(exported.probabilities(observation, mask), np.exp(log_probs), atol=1e-6)
     np.testing.assert_array_equal(exported.mode(observation, mask), ppo.dist.mode(log_probs))
     uniform = rng.random(256).astype(np.float32)

@@ -195,8 +195,9 @@ class RLTrainingEngine:
                 self._train, episode_results, batch_size, num_epochs, anchor, scrutiny
             )
             metrics = trained.metrics
-            self._state, self._hashes, self._bucket = trained.state, trained.hashes, trained.bucket
+            # The trail first: it may refuse, and then nothing has moved.
             self._trail = self._trail.after(metrics)
+            self._state, self._hashes, self._bucket = trained.state, trained.hashes, trained.bucket
         log.info(
             "trained", weight_change=metrics.weight_change.absolute, loss=metrics.loss, call=metrics.call,
             updates=metrics.updates, transitions=metrics.transitions, actor_hash=metrics.actor_hash_after,
@@ -223,10 +224,11 @@ class RLTrainingEngine:
             trained, carry = await asyncio.to_thread(
                 self._train_rounds, practice, rounds, batch_size, num_epochs
             )
-            practice.go_on(carry, rounds)
-            self._state, self._hashes = trained[-1].state, trained[-1].hashes
+            trail = self._trail
             for each in trained:
-                self._trail = self._trail.after(each.metrics)
+                trail = trail.after(each.metrics)
+            practice.go_on(carry, rounds)
+            self._state, self._hashes, self._trail = trained[-1].state, trained[-1].hashes, trail
         metrics = [each.metrics for each in trained]
         log.info(
             "trained_rounds", rounds=rounds, call=metrics[-1].call, actor_hash=metrics[-1].actor_hash_after

@@ -119,10 +119,11 @@ class Run:
         return checkpoints.save(self.artifacts, arrays, manifest)  # type: ignore[arg-type]
 
     def load(self, content_hash: object) -> Checkpoint:
-        """Arrays back, verified."""
+        """Arrays back, verified. A damaged checkpoint is refused, and the sound one before it is named."""
         from gaelp.store import checkpoints
 
-        return checkpoints.load(self.artifacts, str(content_hash))
+        lineage = [str(told["checkpoint"]) for told in self.found("checkpoint")]
+        return checkpoints.load(self.artifacts, str(content_hash), lineage)
 
     def open_platform(self) -> tuple[SandboxPlatform, SandboxProcess]:
         """The run's platform, started or found."""
