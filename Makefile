@@ -16,10 +16,10 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format lock bench clean
+.PHONY: help setup demo test test-slow check format lock bench bench-learning bench-engine bench-saboteurs clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv and install the pinned packages into it (PYTHON=... chooses the Python)
 
@@ -49,6 +49,15 @@ lock: ## resolve the newest versions that pyproject.toml allows and write both l
 
 bench: $(BENCH_STAMP) ## measure training speed against Stable-Baselines3, in .venv-bench
 	@$(BENCH_VENV)/bin/python benchmarks/bench_training.py $(ARGS)
+
+bench-learning: $(BENCH_STAMP) ## how well PPO, DQN and SAC learn, beside their peers; about an hour (ARGS="--task ppo-cartpole --only-ours")
+	@$(BENCH_VENV)/bin/python benchmarks/bench_learning.py $(ARGS)
+
+bench-engine: $(BENCH_STAMP) ## how fast the engine is, beside its peers, on one core (ARGS="--line ppo-loop")
+	@$(BENCH_VENV)/bin/python benchmarks/bench_engine.py $(ARGS)
+
+bench-saboteurs: $(STAMP) ## what learning verification says of agents that do not learn, and of honest ones
+	@$(BIN)/python benchmarks/bench_saboteurs.py $(ARGS)
 
 clean: ## remove both virtual environments and every cache; runs/ is kept
 	@rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -24,25 +24,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """What must hold of a line: the median of `figure(timed)` at least, or at most, `bar`."""
+    """What must hold of a line: the median of `figure(timed)` at least, or at most, `bar`. processor: the same figure
+    from processor seconds, shown beside it and judged by nobody."""
 
     name: str
     figure: Callable[[Timed], Sequence[float]]
     bar: float
     at_most: bool = False
+    processor: Callable[[Timed], Sequence[float]] | None = None
 
     def judged(self, timed: Timed) -> dict[str, Any]:
         """The bar as the JSON object tells it."""
         figures = list(self.figure(timed))
         found = statistics.median(figures)
         met = found <= self.bar if self.at_most else found >= self.bar
-        return {"name": self.name, "figure": found, "low": min(figures), "high": max(figures), "bar": self.bar,
+        told = {"name": self.name, "figure": found, "low": min(figures), "high": max(figures), "bar": self.bar,
                 "at_most": self.at_most, "met": met}  # fmt: skip
+        if self.processor is not None:
+            told["in_processor_seconds"] = statistics.median(self.processor(timed))
+        return told
 
 
-def ratio(name: str, above: str, below: str, bar: float) -> Bar:
-    """At least so many times, repetition by repetition."""
-    return Bar(name=name, figure=lambda timed: timed.ratios(above, below), bar=bar)
+def ratio(name: str, above: str, below: str, bar: float, *, at_most: bool = False) -> Bar:
+    """At least, or at most, so many times, repetition by repetition."""
+    return Bar(
+        name=name, figure=lambda timed: timed.ratios(above, below), bar=bar, at_most=at_most,
+        processor=lambda timed: timed.processor_ratios(above, below),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +104,7 @@ def lines() -> dict[str, Line]:
         "seeds": Line(
             unit="seconds",
             measure=contest.seeds_at_once,
-            bars=(
-                Bar(
-                    name="8 seeds at once, times one seed",
-                    figure=lambda t: t.ratios("eight", "one"),
-                    bar=8.0,
-                    at_most=True,
-                ),
-            ),
+            bars=(ratio("8 seeds at once, times one seed", "eight", "one", 8.0, at_most=True),),
         ),
         "act": Line(
             unit="microseconds (difference: of the actions or probabilities)",
@@ -147,6 +148,12 @@ def show(name: str, line: Line, timed: Timed, say: TextIO) -> None:
               f"{compiling}", file=say, flush=True)  # fmt: skip
 
 
+def _beside(bar: dict[str, Any]) -> str:
+    if "in_processor_seconds" not in bar:
+        return ""
+    return f"; in processor seconds {bar['in_processor_seconds']:.3g}"
+
+
 def main() -> int:
     """Print the tables, then one JSON object on the last line; 0 only when every bar is met."""
     parser = argparse.ArgumentParser(
@@ -182,7 +189,8 @@ def main() -> int:
         judged = [bar.judged(timed) for bar in line.bars]
         for bar in judged:
             print(
-                f"  bar: {bar['name']}: {bar['figure']:.3g} ({bar['low']:.3g} to {bar['high']:.3g}), "
+                f"  bar: {bar['name']}: {bar['figure']:.3g} ({bar['low']:.3g} to {bar['high']:.3g}"
+                f"{_beside(bar)}), "
                 f"{'at most' if bar['at_most'] else 'at least'} {bar['bar']:g}: {'met' if bar['met'] else 'not met'}",
                 file=say, flush=True,
             )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -51,49 +51,94 @@ EQUAL = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """figures: by contestant, one figure for each repetition. compiling_s: by contestant, the first call less a later
-    one. told: what else a reader must know."""
+    """figures: by contestant, one figure for each repetition. processor: the same from processor seconds, which stay
+    true on a busy machine. compiling_s: by contestant, the first call less a later one. told: what else a reader must
+    know."""
 
     figures: Mapping[str, list[float]]
+    processor: Mapping[str, list[float]]
     compiling_s: Mapping[str, float]
     told: tuple[str, ...] = field(default=())
 
     def ratios(self, above: str, below: str) -> list[float]:
         """Repetition by repetition."""
-        return [a / b for a, b in zip(self.figures[above], self.figures[below], strict=True)]
+        return _ratios(self.figures, above, below)
+
+    def processor_ratios(self, above: str, below: str) -> list[float]:
+        """The same from processor seconds."""
+        return _ratios(self.processor, above, below)
+
+
+def _ratios(figures: Mapping[str, list[float]], above: str, below: str) -> list[float]:
+    return [a / b for a, b in zip(figures[above], figures[below], strict=True)]
 
 
 Work = Callable[[], float]
 """Does it once; answers with how much was done (steps, updates)."""
 
 
-def take_turns(
-    works: Mapping[str, Work], repetitions: int
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds per unit of work, by contestant and repetition; and the seconds of each one's first call beyond a
-    second one, which is where it compiles."""
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Wall and processor seconds for one unit of work, by contestant and repetition; and the seconds of each one's
+    first call beyond a second one, which is where it compiles."""
+
+    wall: dict[str, list[float]]
+    processor: dict[str, list[float]]
+    compiling_s: dict[str, float]
+
+    def shown(self, per_unit: Callable[[float], float], *told: str) -> Timed:
+        """As figures: `per_unit` turns seconds for one unit of work into what a reader is shown."""
+
+        def figures(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+            return {name: [per_unit(s) for s in each] for name, each in seconds.items()}
+
+        return Timed(
+            figures=figures(self.wall), processor=figures(self.processor), compiling_s=self.compiling_s, told=told
+        )  # fmt: skip
+
+
+def take_turns(works: Mapping[str, Work], repetitions: int) -> Turns:
+    """Run every work once to compile, once more, and then by turns."""
     compiling = {}
     for name, work in works.items():
-        first, second = _seconds(work), _seconds(work)
+        first, second = _spent(work), _spent(work)
         compiling[name] = max(0.0, first.wall - second.wall)
-    found: dict[str, list[float]] = {name: [] for name in works}
+    turns = Turns(wall={n: [] for n in works}, processor={n: [] for n in works}, compiling_s=compiling)
     for repetition in range(repetitions):
         for name in tuple(works)[:: 1 if repetition % 2 == 0 else -1]:
-            spent = _seconds(works[name])
-            found[name].append(spent.wall / spent.done)
-    return found, compiling
+            spent = _spent(works[name])
+            turns.wall[name].append(spent.wall / spent.done)
+            turns.processor[name].append(spent.processor / spent.done)
+    return turns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Spent:
     wall: float
+    processor: float
     done: float
 
 
-def _seconds(work: Work) -> _Spent:
-    began = time.perf_counter()
+def _spent(work: Work) -> _Spent:
+    wall, processor = time.perf_counter(), time.process_time()
     done = work()
-    return _Spent(time.perf_counter() - began, done)
+    return _Spent(wall=time.perf_counter() - wall, processor=time.process_time() - processor, done=done)
+
+
+def _milliseconds(seconds: float) -> float:
+    return 1e3 * seconds
+
+
+def _microseconds(seconds: float) -> float:
+    return 1e6 * seconds
+
+
+def _rate(seconds: float) -> float:
+    return 1.0 / seconds
+
+
+def _as_it_is(seconds: float) -> float:
+    return seconds
 
 
 class Noise:
@@ -180,9 +225,9 @@ def ppo_update(repetitions: int) -> Timed:
         model.train()
         return 1.0
 
-    seconds, compiling = take_turns({"ours": ours, "sb3": theirs}, repetitions)
+    turns = take_turns({"ours": ours, "sb3": theirs}, repetitions)
     told = f"{PPO_BATCH} transitions, observation {OBSERVATION}, {ACTION} residuals, 2x256 tanh, minibatch 64, 4 epochs"
-    return _milliseconds(seconds, compiling, told)
+    return turns.shown(_milliseconds, told)
 
 
 def replay_update(algorithm: str, repetitions: int) -> Timed:
@@ -212,19 +257,9 @@ def replay_update(algorithm: str, repetitions: int) -> Timed:
         model.train(REPLAY_STEPS, REPLAY_MINIBATCH)
         return float(REPLAY_STEPS)
 
-    seconds, compiling = take_turns({"ours": ours, "sb3": theirs}, repetitions)
+    turns = take_turns({"ours": ours, "sb3": theirs}, repetitions)
     told = f"one gradient step on 256 transitions, observation {OBSERVATION}, {ACTION} actions, 2x256 relu"
-    return _milliseconds(seconds, compiling, told)
-
-
-def _milliseconds(seconds: dict[str, list[float]], compiling: dict[str, float], told: str) -> Timed:
-    figures = {name: [1e3 * s for s in each] for name, each in seconds.items()}
-    return Timed(figures=figures, compiling_s=compiling, told=(told,))
-
-
-def _rates(seconds: dict[str, list[float]], compiling: dict[str, float], *told: str) -> Timed:
-    figures = {name: [1.0 / s for s in each] for name, each in seconds.items()}
-    return Timed(figures=figures, compiling_s=compiling, told=told)
+    return turns.shown(_milliseconds, told)
 
 
 def _same(what: str, got: int, expected: int) -> None:
@@ -286,8 +321,8 @@ def ppo_loop(repetitions: int) -> Timed:
         "fused": of_fused,
         "rejax": of_rejax,
     }
-    return _rates(
-        *take_turns(works, repetitions),
+    return take_turns(works, repetitions).shown(
+        _rate,
         f"CartPole-v1, {LOOP_ENVIRONMENTS} environments x {LOOP_STEPS} steps, minibatch {LOOP_MINIBATCH}, "
         f"{LOOP_EPOCHS} epochs ({LOOP_EPOCHS * minibatches} gradient steps a round), policy and value 64-64 tanh",
     )
@@ -316,8 +351,8 @@ def dqn_loop(repetitions: int) -> Timed:
         "sb3": _learn(one, 4_000),
         "sb3_vectorised": _learn(many, 4_000),
     }
-    return _rates(
-        *take_turns(works, repetitions),
+    return take_turns(works, repetitions).shown(
+        _rate,
         f"CartPole-v1, minibatch {batch_size}, 120-84 relu, a gradient step every 10 steps (ours: {5 * num_epochs} for "
         f"{environments * steps}); ours is double and dueling, theirs plain",
     )
@@ -334,8 +369,8 @@ def sac_loop(repetitions: int) -> Timed:
     practice = practice_of("Pendulum-v1", 1, steps, 1)
     model = baselines_model("sac", "Pendulum-v1", {"n_envs": 1, "learning_rate": 1e-3}, 1)
     works = {"ours": _rounds_of(engine, practice, 256, steps, 4), "sb3": _learn(model, 256)}
-    return _rates(
-        *take_turns(works, repetitions),
+    return take_turns(works, repetitions).shown(
+        _rate,
         "Pendulum-v1, one environment, minibatch 256, actor and twin critics 2x256 relu, a gradient step every step",
     )
 
@@ -391,11 +426,11 @@ def seeds_at_once(repetitions: int) -> Timed:
         jax.block_until_ready(at_once(states, together))
         return 1.0
 
-    seconds, compiling = take_turns({"one": one, "eight": eight}, repetitions)
+    turns = take_turns({"one": one, "eight": eight}, repetitions)
     told = (
         f"{SEEDS_ROUNDS} fused rounds of the PPO loop above, {SEEDS} agents and their environments under vmap"
     )
-    return Timed(figures=seconds, compiling_s=compiling, told=(told,))
+    return turns.shown(_as_it_is, told)
 
 
 def single_act(repetitions: int) -> Timed:
@@ -418,15 +453,12 @@ def single_act(repetitions: int) -> Timed:
         exported = ExportedPolicy.from_arrays(engine.weights())
         differs[name] = _difference(engine, exported, seen, mask)
         works[name] = _acting(exported, seen, mask, rng, actions)
-    seconds, _ = take_turns(works, repetitions)
-    figures = {name: [1e6 * s for s in each] for name, each in seconds.items()}
-    figures["difference"] = [max(differs.values())]
-    told = tuple(f"{name}: differs from the JAX policy by at most {d:.1e}" for name, d in differs.items())
-    return Timed(
-        figures=figures,
-        compiling_s={},
-        told=(f"observation {OBSERVATION}, 2x256, {ACTION} actions; sampled, with log-probability", *told),
+    timed = take_turns(works, repetitions).shown(
+        _microseconds,
+        f"observation {OBSERVATION}, 2x256, {ACTION} actions; sampled, with log-probability",
+        *(f"{name}: differs from the JAX policy by at most {d:.1e}" for name, d in differs.items()),
     )
+    return replace(timed, figures={**timed.figures, "difference": [max(differs.values())]}, compiling_s={})
 
 
 def _difference(

@@ -103,9 +103,9 @@ TASKS = {
         ),
         Task(
             name="ppo-pendulum", environment="Pendulum-v1", algorithm="ppo", steps=500_000, bar=-250.0,
-            ours=Ours(environments=32, steps=128, batch_size=256, num_epochs=10, settings={
-                "learning_rate": 1e-3, "gamma": 0.9, "gae_lambda": 0.95, "reward_scale": 0.1, "hidden": (64, 64),
-                "standardise": "minibatch",
+            ours=Ours(environments=16, steps=128, batch_size=256, num_epochs=10, settings={
+                "learning_rate": 1e-3, "learning_rate_final": 0.0, "anneal_updates": 19_500, "gamma": 0.95,
+                "gae_lambda": 0.95, "reward_scale": 0.05, "hidden": (64, 64), "standardise": "minibatch",
             }),
             zoo={
                 "n_envs": 4, "n_steps": 1_024, "gae_lambda": 0.95, "gamma": 0.9, "n_epochs": 10, "ent_coef": 0.0,
