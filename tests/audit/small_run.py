@@ -221,6 +221,7 @@ class SmallRun:
             num_epochs=epochs, learning_rate=3e-4, loss=0.1, min_update_change=0.01,
             weight_change={"absolute": 0.25, "relative": 0.01}, weights_hash_before=before[0],
             weights_hash_after=hash_of(self._weights), actor_hash_before=before[1], actor_hash_after=self._actor(),
+            second_look={"worst": {}, "faults": [], "replayed_hash": "a", "trained_hash": "a", "units": {}},
         )  # fmt: skip
         self._tell("checkpoint", phase=phase, checkpoint=self.saved(self._weights), calls=self.calls)
 
@@ -257,7 +258,7 @@ class SmallRun:
         return {
             name: rng.normal(size=2).astype(np.float32)
             for name in ("actor.0.weight", "critic.0.weight", "scaling.mean")
-        }
+        } | {"policy.kind": np.frombuffer(b"categorical", np.uint8)}
 
     def _actor(self) -> str:
         return hash_of(policy_part(self._weights))
@@ -268,6 +269,7 @@ class SmallRun:
             if n.startswith("scaling.")
             else f"state.agent.{n}": a
             for n, a in weights.items()
+            if n != "policy.kind"
         }
         return checkpoints.save(self.artifacts, renamed, {"what": "checkpoint"})
 

@@ -251,6 +251,10 @@ def a_phase_left_out(small: SmallRun) -> None:
     small.events = [e for e in small.events if "historical" not in (e.told.get("phase"), e.told.get("name"))]
 
 
+OTHERWISE = {"worst": {}, "faults": [], "replayed_hash": "a", "trained_hash": "b", "units": {}}
+WRONG = OTHERWISE | {"faults": ["the step is off"], "trained_hash": "a"}
+
+
 @pytest.mark.parametrize(
     ("check", "plant", "said"),
     [
@@ -274,6 +278,10 @@ def a_phase_left_out(small: SmallRun) -> None:
         ("gradient_steps", in_call(1, transitions=186, simulated_transitions=186), "32 episodes make 192 and 192"),
         ("weights_moved", weights_that_stand_still, "changed the weights by 0"),
         ("weights_moved", in_call(3, min_update_change=0), "its smallest update by 0"),
+        ("second_looks", in_call(1, second_look=None), "was not repeated, it is one of simulation's ends"),
+        ("second_looks", in_call(2, second_look=None), "was not repeated, it is one of simulation's ends"),
+        ("second_looks", in_call(3, second_look=OTHERWISE), "led elsewhere when it was played again"),
+        ("second_looks", in_call(3, second_look=WRONG), "the step is off"),
         ("weights_chained", in_call(3, weights_hash_before="f" * 64), "began with weights ffffffffffff"),
         ("weights_chained", a_dropped_remainder, "training call 3 is followed by call 5"),
         ("weights_on_disk", a_broken_checkpoint, "altered or truncated"),

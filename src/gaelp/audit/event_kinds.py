@@ -44,6 +44,7 @@ KINDS: Mapping[str, Mapping[str, Shape]] = {
         "simulated_transitions": int, "batch_size": int, "num_epochs": int, "learning_rate": NUMBER,
         "weight_change": {"absolute": NUMBER, "relative": NUMBER}, "min_update_change": NUMBER, "loss": NUMBER,
         "weights_hash_before": str, "weights_hash_after": str, "actor_hash_before": str, "actor_hash_after": str,
+        "second_look": (dict, NoneType),
     },
     "canaries_run": {"key": str, "results": [{"name": str, "seeds": int, "passed": int, "needed": int, "ok": bool}]},
     "twin_trained": {"calls": int, "updates": int, "actor_hash": str, "artifact": str},

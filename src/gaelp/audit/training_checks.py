@@ -56,6 +56,22 @@ _SAVED_AS = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Plays:
+    """How what plays stands in a saved state: its kind, and where its actor and its further numbers are."""
+
+    kind: str
+    saved_as: tuple[tuple[str, str], ...]
+
+
+_PLAYS: Mapping[str, _Plays] = {
+    "ppo": _Plays("categorical", (("state.agent.actor.", "actor."),)),
+    "dqn": _Plays("epsilon_soft", (("state.agent.q.", "actor."), ("state.epsilon", "epsilon"))),
+    "sac": _Plays("soft_categorical", (("state.agent.actor.", "actor."),)),
+}
+"""By algorithm, for joint moves; written down here a second time on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
 class SavedHashes:
     """Hashes of the arrays in a checkpoint: of all weights, and of what plays."""
 
@@ -292,6 +308,29 @@ def weights_moved(record: Record) -> Check:
     return checked("weights_moved", faults, said, numbers)
 
 
+def second_looks(record: Record) -> Check:
+    """The first and the last call of every phase, and some between, were repeated by other means; none differs."""
+    faults: list[str] = []
+    looked = 0
+    for phase in _begun(record):
+        calls = record.of("trained", phase=phase)
+        due = calls[:1] + (calls[-1:] if record.ended(phase) is not None else ())
+        faults += [
+            f"{c.where} was not repeated, it is one of {phase}'s ends"
+            for c in due
+            if c.told["second_look"] is None
+        ]
+        for call in (c for c in calls if c.told["second_look"] is not None):
+            looked += 1
+            look = call.part("second_look")
+            if look["faults"]:
+                faults.append(f"{call.where}: {look['faults']}")
+            if look["replayed_hash"] != look["trained_hash"]:
+                faults.append(f"{call.where} led elsewhere when it was played again")
+    said = f"{looked} training calls were repeated by other means, each phase's first and last among them."
+    return checked("second_looks", faults, said, {"calls": looked})
+
+
 def weights_chained(record: Record) -> Check:
     """Every call began with the weights the one before had left, or, after a rollback, with the promoted ones."""
     faults: list[str] = []
@@ -319,7 +358,8 @@ def weights_on_disk(record: Record, artifacts: Path) -> Check:
         name = line.text("checkpoint")
         try:
             if name not in known:
-                known[name] = _hashes_of(checkpoints.load(artifacts, name).arrays)
+                arrays = checkpoints.load(artifacts, name).arrays
+                known[name] = _hashes_of(arrays, _PLAYS[record.config.algorithm])
         except StoreError as error:
             faults.append(f"{line.where} names weights that cannot be read: {error}")
             continue
@@ -435,12 +475,13 @@ def _weights_before(record: Record, *kinds: str) -> list[tuple[Line, str | None]
     return found
 
 
-def _hashes_of(arrays: Mapping[str, NDArray[np.generic]]) -> SavedHashes:
-    """Hashes of the agent and its scalings within a saved engine state."""
+def _hashes_of(arrays: Mapping[str, NDArray[np.generic]], plays: _Plays) -> SavedHashes:
+    """Hashes of the agent, of what plays and of their scalings within a saved engine state."""
     weights = {
         here + name.removeprefix(there): array
         for name, array in arrays.items()
-        for there, here in _SAVED_AS
+        for there, here in (*_SAVED_AS, *plays.saved_as)
         if name.startswith(there)
     }
+    weights["policy.kind"] = np.frombuffer(plays.kind.encode(), np.uint8)
     return SavedHashes(hash_of(weights), hash_of(policy_part(weights)))

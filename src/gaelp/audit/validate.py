@@ -73,6 +73,7 @@ def validate_run(store: Store, run_id: str, artifacts: Path, bill: Bill | None) 
             training_checks.nothing_left(record),
             training_checks.gradient_steps(record),
             training_checks.weights_moved(record),
+            training_checks.second_looks(record),
             training_checks.weights_chained(record),
             training_checks.weights_on_disk(record, artifacts),
             training_checks.played_weights(record),

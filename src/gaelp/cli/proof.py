@@ -105,6 +105,12 @@ def _print_numbers(key: str, value: object, indent: str) -> None:
         print(f"{indent}{key}")
         for inner, number in value.items():
             _print_numbers(str(inner), number, indent + "  ")
+    elif isinstance(value, list) and value and all(isinstance(x, dict) for x in value):
+        print(f"{indent}{key}")
+        for each in value:
+            print(
+                f"{indent}  {', '.join(f'{name} {_short(x)}' for name, x in each.items() if name != 'asks')}"
+            )
     elif isinstance(value, list):
         print(f"{indent}{key}: {', '.join(_short(x) for x in value)}")
     else:

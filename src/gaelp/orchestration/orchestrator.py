@@ -141,9 +141,14 @@ class TrainingOrchestrator:
             events: list[tuple[str, dict[str, object]]] = [
                 ("played", _played(phase, batch, self.prepared.incumbent.hash))
             ]
-            last = Scrutiny.ALWAYS if call == calls - 1 else Scrutiny.SAMPLED
+            # The last batch may be refused, and then another call is the phase's last: each is audited.
             events += await self._train(
-                phase, batch, plan, agent_episodes=len(rows), anchor=self.actor_policy, scrutiny=last
+                phase,
+                batch,
+                plan,
+                agent_episodes=len(rows),
+                anchor=self.actor_policy,
+                scrutiny=Scrutiny.ALWAYS,
             )
             self._commit(events, phase, checkpoint=True)
             self.run.progress.advance("historical", call + 1, calls, "")
