@@ -206,7 +206,7 @@ def target(action: list[int], n: int, *, lam: float = 1.0, end: End = End.RUNNIN
         weight=jnp.ones(1), logged=jnp.zeros(1, bool),
     )  # fmt: skip
     agent, slow = dqn.Agent(constant([0.0, 2.0, 1.0])), constant([4.0, 6.0, 8.0])
-    return float(dqn._targets(agent, slow, window, window.observation[:, 1:], c)[0, 0])
+    return float(jax.jit(dqn._targets)(agent, slow, window, window.observation[:, 1:], c)[0, 0])
 
 
 def test_targets_ahead_are_worked_by_hand():
@@ -230,7 +230,8 @@ def loss_rows(**how: object) -> dqn.Rows:
     """Two rows at Q = (0, 2, 1): move 1 towards 2.5, weight 3, and move 0 towards 4, weight 1."""
     plain = dqn.Rows(
         observation=jnp.zeros((2, 2)), mask=jnp.ones((2, 3), bool), action=jnp.asarray([1, 0]),
-        target=jnp.asarray([2.5, 4.0]), anchor=jnp.log(jnp.full((2, 3), 1 / 3)), importance=jnp.ones(2),
+        target=jnp.asarray([2.5, 4.0]), anchor=jnp.full((2, 3), 1 / 3),
+        anchor_entropy=jnp.full(2, np.log(3)), importance=jnp.ones(2),
         weight=jnp.asarray([3.0, 1.0]), logged=jnp.zeros(2, bool), valid=jnp.ones(2, bool),
     )  # fmt: skip
     return replace(plain, **how)
@@ -376,7 +377,7 @@ def test_the_first_minibatch_and_the_objective_say_what_the_first_step_did():
     arguments = (state, played, state.policy, c, np.int32(1), np.int32(12))
     found = dqn.first_minibatch(*arguments, width=WIDTH)
     assert int(found.valid.sum()) == 12
-    gradient = jax.grad(dqn.OBJECTIVES["q"])(state.agent, found, c)
+    gradient = jax.jit(jax.grad(dqn.OBJECTIVES["q"]))(state.agent, found, c)
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
     factor = min(1.0, QUICK.max_grad_norm / norm)
     after, _ = dqn.update(*arguments, np.int32(1), width=WIDTH)
@@ -402,10 +403,10 @@ def test_the_prioritised_gradient_is_the_uniform_one_in_expectation():
         )
         return jax.grad(dqn.OBJECTIVES["q"])(state.agent, found, c).q.advantage.bias
 
-    keys = jax.random.split(jax.random.key(8), 4000)
-    each = np.asarray(jax.vmap(lambda key: mean_gradient(c, key))(keys))
+    keys = jax.random.split(jax.random.key(8), 1000)
+    each = np.asarray(jax.jit(jax.vmap(lambda key: mean_gradient(c, key)))(keys))
     plain = dqn.coefficients(replace(config, sampling=Sampling.UNIFORM))
-    whole = np.asarray(jax.vmap(lambda key: mean_gradient(plain, key))(keys))
+    whole = np.asarray(jax.jit(jax.vmap(lambda key: mean_gradient(plain, key)))(keys))
     error = np.sqrt((each.var(axis=0) + whole.var(axis=0)) / len(keys))
     # Four standard errors in each of three numbers: error rate 2e-4.
     assert (np.abs(each.mean(axis=0) - whole.mean(axis=0)) < 4 * error).all()
@@ -475,7 +476,9 @@ def test_it_tells_how_far_q_is_from_the_return_that_was_observed():
         target=constant([3.0, 1.0, 2.0]),
         epsilon=jnp.ones(()),
     )
-    found = dqn._judge(state, state, rows(np.array([0.0, 2.0])).experience(), dqn.coefficients(QUICK))
+    found = jax.jit(dqn._judge)(
+        state, state, rows(np.array([0.0, 2.0])).experience(), dqn.coefficients(QUICK)
+    )
     at = dict(zip(dqn.JUDGED, found.tolist(), strict=True))
     q, g = np.array([3.0, 1.0, 2.0])[ACTION], np.broadcast_to([1.0, 2.0], (ROWS, 2))
     assert at["q_bias"] == pytest.approx((q - g).mean() / g.std(), rel=1e-5)
@@ -507,6 +510,7 @@ def test_two_seeds_train_side_by_side_as_they_do_alone():
     alone = [fresh(seed=1), fresh(seed=2)]
     together = jax.tree.map(lambda *x: jnp.stack(x), *alone)
 
+    @jax.jit
     @jax.vmap
     def both(state: AgentState) -> AgentState:
         return dqn.update(state, played, state.policy, c, 3, WIDTH, UNLIMITED, width=WIDTH)[0]

@@ -16,6 +16,7 @@ from gaelp.learn import replay as memory
 from gaelp.learn.experience import Experience
 from gaelp.learn.replay import Drawn, Replay
 
+add = jax.jit(memory.add)
 TASK = TaskSchema("memory", observation_size=1, action_size=2, actions=Actions.MOVES)
 
 
@@ -39,13 +40,13 @@ def rows(
 def holding(rewards: list[list[float]], valid: list[list[bool]] | None = None, **sizes: int) -> Replay:
     """A memory that holds exactly these rows."""
     steps = len(rewards[0])
-    return memory.add(memory.empty(TASK, transitions=len(rewards) * steps, steps=steps), rows(rewards, valid))
+    return add(memory.empty(TASK, transitions=len(rewards) * steps, steps=steps), rows(rewards, valid))
 
 
 def test_the_oldest_rows_are_overwritten_first():
     kept = memory.empty(TASK, transitions=6, steps=2)
     for first in (1.0, 3.0):
-        kept = memory.add(kept, rows([[first, first], [first + 1, first + 1]]))
+        kept = add(kept, rows([[first, first], [first + 1, first + 1]]))
     # Rows 1, 2, 3, 4 into three places: 4 stands where 1 stood.
     np.testing.assert_array_equal(kept.reward[:, 0], [4.0, 2.0, 3.0])
     np.testing.assert_array_equal(kept.weight, [2.0, 2.0, 1.0])
@@ -55,13 +56,13 @@ def test_the_oldest_rows_are_overwritten_first():
 
 def test_padded_rows_neither_overwrite_nor_advance():
     kept = holding([[1.0], [2.0], [3.0]])
-    after = memory.add(kept, rows([[7.0], [8.0], [9.0]], [[False], [True], [False]]))
+    after = add(kept, rows([[7.0], [8.0], [9.0]], [[False], [True], [False]]))
     np.testing.assert_array_equal(after.reward[:, 0], [8.0, 2.0, 3.0])
     assert (int(after.cursor), int(after.filled)) == (1, 3)
 
 
 def test_of_more_rows_than_it_holds_the_last_ones_stay():
-    kept = memory.add(memory.empty(TASK, transitions=2, steps=1), rows([[1.0], [2.0], [3.0], [4.0], [5.0]]))
+    kept = add(memory.empty(TASK, transitions=2, steps=1), rows([[1.0], [2.0], [3.0], [4.0], [5.0]]))
     np.testing.assert_array_equal(sorted(kept.reward[:, 0].tolist()), [4.0, 5.0])
     # 5 rows into 2 places: the next one goes where the fourth stands.
     assert int(kept.cursor) == 1
@@ -69,7 +70,7 @@ def test_of_more_rows_than_it_holds_the_last_ones_stay():
 
 
 def test_a_shorter_row_is_padded_and_forgets_what_stood_behind_it():
-    kept = memory.add(holding([[1.0, 2.0, 3.0]]), rows([[4.0, 5.0]]))
+    kept = add(holding([[1.0, 2.0, 3.0]]), rows([[4.0, 5.0]]))
     np.testing.assert_array_equal(kept.valid[0], [True, True, False])
     # 10 x 4, 10 x 5, and the observation after the last decision, which is bootstrapped.
     np.testing.assert_array_equal(kept.observation[0, :3, 0], [40.0, 50.0, 1.0])
@@ -78,10 +79,10 @@ def test_a_shorter_row_is_padded_and_forgets_what_stood_behind_it():
 def test_a_longer_row_or_another_width_is_refused():
     kept = memory.empty(TASK, transitions=4, steps=2)
     with pytest.raises(ShapeError, match="3 decisions, rows hold 2"):
-        memory.add(kept, rows([[1.0, 2.0, 3.0]]))
+        add(kept, rows([[1.0, 2.0, 3.0]]))
     wide = replace(rows([[1.0, 2.0]]), observation=jnp.zeros((1, 3, 2)))
     with pytest.raises(ShapeError, match="observation has"):
-        memory.add(kept, wide)
+        add(kept, wide)
     with pytest.raises(BadInput, match="above 0"):
         memory.empty(TASK, transitions=0, steps=2)
 
@@ -89,20 +90,20 @@ def test_a_longer_row_or_another_width_is_refused():
 def test_continuous_actions_are_kept_whole():
     task = TaskSchema("pull", observation_size=1, action_size=2, actions=Actions.RESIDUALS)
     played = replace(rows([[1.0, 2.0]]), action=jnp.asarray([[[0.1, 0.2], [0.3, 0.4]]]))
-    kept = memory.add(memory.empty(task, transitions=2, steps=2), played)
+    kept = add(memory.empty(task, transitions=2, steps=2), played)
     np.testing.assert_array_equal(kept.action, played.action)
 
 
 def test_adding_leaves_the_old_memory_as_it_was():
     kept = holding([[1.0], [2.0]])
-    memory.add(kept, rows([[9.0]]))
+    add(kept, rows([[9.0]]))
     np.testing.assert_array_equal(kept.reward[:, 0], [1.0, 2.0])
 
 
 def test_uniform_draws_are_of_valid_transitions_and_alike():
     kept = holding([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [[True, False, True], [False, False, True]])
     n = 30_000
-    drawn = memory.sample(kept, memory.slots(kept), jax.random.key(1), n)
+    drawn = jax.jit(memory.sample, static_argnames="n")(kept, memory.slots(kept), jax.random.key(1), n)
     reward = np.asarray(kept.reward[drawn.row, drawn.step])
     found = {value: int((reward == value).sum()) for value in set(reward.tolist())}
     assert set(found) == {1.0, 3.0, 6.0}
@@ -157,13 +158,13 @@ def test_new_transitions_get_the_largest_priority_ever_set():
     kept = memory.reprioritise(kept, drawn, jnp.asarray([5.0, 99.0]), jnp.asarray([True, False]))
     np.testing.assert_array_equal(kept.priority[:, 0], [5.0, 1.0])
     kept = memory.reprioritise(kept, drawn, jnp.asarray([0.5, 99.0]), jnp.asarray([True, False]))
-    kept = memory.add(kept, rows([[3.0]]))
+    kept = add(kept, rows([[3.0]]))
     np.testing.assert_array_equal(kept.priority[:, 0], [5.0, 1.0])
     assert float(kept.largest) == 5.0
 
 
 def window(at: int, n: int, **how: list) -> memory.Window:
-    kept = memory.add(memory.empty(TASK, transitions=4, steps=4), rows([[1.0, 2.0, 3.0, 4.0]], **how))
+    kept = add(memory.empty(TASK, transitions=4, steps=4), rows([[1.0, 2.0, 3.0, 4.0]], **how))
     return memory.windows(kept, Drawn(jnp.asarray([0]), jnp.asarray([at]), jnp.ones(1)), n)
 
 

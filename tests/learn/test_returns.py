@@ -185,6 +185,9 @@ def test_retrace_never_crosses_from_one_episode_into_the_next(end, target):
     found = targets([1.0, 7.0, 1000.0], [0.0, 0.0, 0.0], [20.0, 30.0, 40.0], [end, RUNNING, RUNNING],
                     valid=[True, False, True])  # fmt: skip
     np.testing.assert_allclose(found, [target, 0.0, 1040.0])
+    # Also where the next episode begins at once: its first transition is worth 7 + (1000 + 40).
+    at_once = targets([1.0, 7.0, 1000.0], [0.0, 0.0, 0.0], [20.0, 0.0, 40.0], [end, RUNNING, RUNNING])
+    np.testing.assert_allclose(at_once, [target, 1047.0, 1040.0])
 
 
 def test_retrace_ignores_what_is_not_a_number_in_padding():

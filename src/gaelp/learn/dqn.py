@@ -309,8 +309,8 @@ def first_minibatch(
 class Rows(eqx.Module):
     """A minibatch [N, ...] with all that a gradient step holds fixed.
 
-    observation: scaled. target: y. anchor: its log-probabilities [N,A]. importance: of prioritised sampling, else 1.
-    weight: of the episode. valid: False for padding.
+    observation: scaled. target: y. anchor, anchor_entropy: its probabilities [N,A] and their entropy, zeros where
+    it counts nothing. importance: of prioritised sampling, else 1. weight: of the episode. valid: False for padding.
     """
 
     observation: Array
@@ -318,6 +318,7 @@ class Rows(eqx.Module):
     action: Array
     target: Array
     anchor: Array
+    anchor_entropy: Array
     importance: Array
     weight: Array
     logged: Array
@@ -395,7 +396,8 @@ def greedy(q: Array, mask: Array) -> Array:
 
 def of_move(q: Array, action: Array) -> Array:
     """Q [...] of the moves `action` [...] int, from q [..., A]."""
-    return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
+    # A sum and no gather: the gradient of a gather is a scatter, which costs more than all of this.
+    return jnp.sum(jnp.where(action[..., None] == jnp.arange(q.shape[-1]), q, 0.0), axis=-1)
 
 
 def double_value(q: Array, slow: Array, mask: Array) -> Array:
@@ -438,14 +440,18 @@ def _minibatch(
     raw, mask = played.observation[:, 0], played.mask[:, 0]
     if isinstance(anchor, Gaussian | SquashedGaussian):
         raise BadInput("anchor: a policy of residuals cannot be the anchor of one of moves.")
+
+    def asked() -> tuple[Array, Array]:
+        log_probs = anchor.log_probs(raw, mask)
+        return jnp.where(mask, jnp.exp(log_probs), 0.0), dist.entropy(log_probs, mask)
+
     # Only asked where it counts: it is another network to evaluate.
-    anchored = jax.lax.cond(
-        c.anchor_kl > 0, lambda: anchor.log_probs(raw, mask), lambda: jnp.zeros(mask.shape)
-    )
+    unasked = jnp.zeros(mask.shape), jnp.zeros(mask.shape[0])
+    probability, entropy = jax.lax.cond(c.anchor_kl > 0, asked, lambda: unasked)
     rows = Rows(
         observation=scaled[:, 0], mask=mask, action=played.action[:, 0],
-        target=_targets(agent, run.target, played, scaled[:, 1:], c)[:, 0], anchor=anchored,
-        importance=drawn.importance, weight=played.weight, logged=played.logged,
+        target=_targets(agent, run.target, played, scaled[:, 1:], c)[:, 0], anchor=probability,
+        anchor_entropy=entropy, importance=drawn.importance, weight=played.weight, logged=played.logged,
         valid=jnp.arange(width) < batch_size,
     )  # fmt: skip
     return _Minibatch(rows, drawn)
@@ -462,10 +468,10 @@ def _loss(agent: Agent, rows: Rows, c: Coefficients) -> tuple[Array, tuple[Array
     taken = of_move(q, rows.action)
     missed = jnp.abs(taken - rows.target)
     near = jnp.minimum(missed, c.huber)
-    allowed = jnp.where(rows.mask, q, dist.FORBIDDEN)
-    above = rows.logged * (jax.nn.logsumexp(allowed, axis=-1) - taken)
-    pull = dist.kl(rows.anchor, dist.log_probabilities(q, rows.mask), rows.mask)
-    pull = jnp.where(c.anchor_kl > 0, pull, 0.0)
+    ceiling = jax.nn.logsumexp(jnp.where(rows.mask, q, dist.FORBIDDEN), axis=-1)
+    above = rows.logged * (ceiling - taken)
+    divergence = ceiling - jnp.sum(rows.anchor * q, axis=-1) - rows.anchor_entropy
+    pull = jnp.where(c.anchor_kl > 0, divergence, 0.0)
     # Means by one small matrix product each: a dozen separate sums are a dozen kernels to launch.
     means = jnp.stack([near * (missed - 0.5 * near), above, pull]) @ (share * rows.weight * rows.importance)
     loss = means @ jnp.stack([jnp.ones(()), c.conservative, c.anchor_kl])
