@@ -8,7 +8,6 @@ from scipy.stats import norm
 from tests.bidding.days import landscape
 
 from gaelp.bidding.landscape import GRID, GRID_HIGH, GRID_LOW, grid, landscape_hash, tabulate
-from gaelp.bidding.pacer import expected_value_per_auction
 
 MEAN, SD, RHO, RATE, SCALE = np.log(0.05), 0.6, -0.3, 0.04, 0.8
 DRAWS = 400_000
@@ -64,14 +63,6 @@ def test_clicks_and_cost_at_a_bid_are_those_of_drawn_auctions(auctions, k, hour)
     ):
         mean, error = mean_and_error(drawn)
         assert closed == pytest.approx(mean, abs=ERRORS * error)
-
-
-@pytest.mark.parametrize("z", [-1.0, 0.0, 1.5])
-def test_conversions_per_auction_at_a_bid_are_those_of_drawn_auctions(auctions, z):
-    log_price, clicks = auctions
-    mean, error = mean_and_error(0.3 * clicks * (log_price <= MEAN + SD * z))
-    closed = expected_value_per_auction(np.array([MEAN + SD * z]), one_tick(), np.array([0]), np)
-    assert closed[0] == pytest.approx(mean, abs=ERRORS * error)
 
 
 def test_the_grid_reaches_from_half_a_percent_to_almost_all_auctions():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaelp.core.errors import MoneyError
-from gaelp.core.money import Money, micros_from_float, parse_money
+from gaelp.core.money import Money, parse_money
 
 
 def usd(micros: int) -> Money:
@@ -134,14 +134,3 @@ def test_a_currency_is_three_capital_letters(currency):
 )
 def test_money_is_printed_to_the_cent_and_to_the_micro_when_it_must(micros, text):
     assert str(usd(micros)) == text
-
-
-def test_a_computed_bid_is_rounded_half_to_even():
-    # 0.0000005 and 0.0000015 lie halfway between two micros: 0 and 2 are the even ones.
-    assert [micros_from_float(x) for x in (0.0000005, 0.0000015, 0.04, 1 / 3)] == [0, 2, 40_000, 333_333]
-
-
-@pytest.mark.parametrize("bid", [float("nan"), float("inf"), -0.01])
-def test_a_bid_that_is_no_amount_reaches_no_platform(bid):
-    with pytest.raises(MoneyError, match="cannot be sent to a platform"):
-        micros_from_float(bid)

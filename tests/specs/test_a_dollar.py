@@ -238,7 +238,9 @@ def prepared(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 
 def bounds(run: Run) -> GuardBounds:
-    return GuardBounds(max_bid=2.0, max_raise_ratio=1e9, max_velocity_ratio=1.5)
+    return GuardBounds(
+        max_bid=float(run.config.platform.max_bid), max_raise_ratio=16.0, max_velocity_ratio=1.5
+    )
 
 
 @contextmanager
@@ -371,6 +373,38 @@ def test_a_late_higher_bill_is_recorded_as_a_breach_and_fails_the_balance(
     (breach,) = waiting.rows("breach")
     assert breach.told["micros"] == 3 * USD
     assert available == FULL - sum(waiting.bills().values()) - 3 * USD
+
+
+@pytest.mark.parametrize("campaign", ["its own", "nobody's"])
+def test_what_is_billed_beyond_a_campaigns_day_or_without_a_reservation_is_a_breach_recorded_once(
+    waiting: Home, prepared: Prepared, campaign: str
+) -> None:
+    class ServesOn(SandboxPlatform):
+        def bill(self, prefix: str) -> tuple[BillLine, ...]:
+            first, *rest = SandboxPlatform.bill(self, prefix)
+            if campaign == "its own":
+                return (first, *rest, replace(first, day=first.day + 1, cost_micros=12 * USD))
+            name = f"gaelp/{RUN}/{REAL_TESTING}/by-hand"
+            return (first, *rest, replace(first, campaign=name, cost_micros=12 * USD))
+
+    with opened(waiting, prepared, ServesOn) as desk:
+        desk.grant(FULL)
+        desk.play()
+        desk.let_bills_settle()
+        verdict = desk.live.balance()
+        assert (verdict.ruling, verdict.rule) == (FAIL, "books_balance")
+        before = len(waiting.rows())
+        desk.live.settle()
+    assert len(waiting.rows()) == before
+    (breach,) = waiting.rows("breach")
+    posted = sum(row.told["micros"] for row in waiting.rows("posted"))
+    assert posted + breach.told["micros"] == sum(waiting.bills().values()) + 12 * USD
+    if campaign == "its own":
+        # 10.00 were set aside for it and are used up first.
+        own = next(r.told for r in waiting.rows("posted") if r.told["intent"] == breach.told["intent"])
+        assert own["micros"] == 10 * USD
+    else:
+        assert breach.told["micros"] == 12 * USD
 
 
 def test_a_late_bill_is_not_recorded_twice(waiting: Home, prepared: Prepared) -> None:

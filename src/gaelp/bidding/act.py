@@ -10,9 +10,6 @@ from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.core.xp import Array
 
-BOUND_VERSION = "pace-0.5-0.35/1"
-"""Names the bound on the residual; logged with every action."""
-
 
 def pace_of(move: Array, schema: Schema, xp: ModuleType) -> Array:
     """The log multiplier on the pacer's bid that joint move `move` [..] asks for."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gaelp.bidding.landscape import Landscape, grid, landscape_hash, normal_cdf, normal_quantile
+from gaelp.bidding.landscape import Landscape, grid, landscape_hash, normal_quantile
 from gaelp.core.schema import HISTORY, TICKS_PER_DAY
 from gaelp.core.xp import Array
 
@@ -282,13 +282,6 @@ def dual_log_bid(state: DayState, landscape: Landscape, terms: Terms, xp: Module
     wanted = landscape.price_mean[terms.item] + xp.clip(xp.minimum(by_budget, by_target), -1.5, 1.5)
     broke = landscape.price_mean[terms.item] + BROKE * landscape.price_sd[terms.item]
     return xp.where(state.spent >= terms.budget, broke, wanted)
-
-
-def expected_value_per_auction(log_bid: Array, landscape: Landscape, item: Array, xp: ModuleType) -> Array:
-    """Expected conversions per eligible auction at a bid, on an ordinary day."""
-    z = (log_bid - landscape.price_mean[item]) / landscape.price_sd[item]
-    won = landscape.click_rate[item] * normal_cdf(z - landscape.clicks_price[item], xp)
-    return won * landscape.conversion_rate[item]
 
 
 def pacer_hash(landscape: Landscape, params: PacerParams) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 
 from gaelp.core.errors import MoneyError
 
@@ -86,14 +86,3 @@ def parse_money(text: str | int | Decimal, currency: str) -> Money:
     if micros != _EXACT.to_integral_value(micros):
         raise MoneyError(f"{plain!r} has more than six decimals, the smallest unit is one micro.")
     return Money(int(micros), currency)
-
-
-def micros_from_float(amount: float) -> int:
-    """Round a computed quantity in currency units (a bid, never a balance) to whole micros, half to even.
-
-    Raises MoneyError for NaN, infinite or negative values: nothing of the kind may reach a platform.
-    """
-    value = Decimal(repr(float(amount)))
-    if not value.is_finite() or value < 0:
-        raise MoneyError(f"{amount!r} cannot be sent to a platform as money.")
-    return int((value * MICROS).to_integral_value(rounding=ROUND_HALF_EVEN))

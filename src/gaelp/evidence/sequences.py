@@ -26,10 +26,6 @@ class Interval:
         if not self.lower <= self.upper:
             raise BadInput(f"an interval runs upwards, not from {self.lower} to {self.upper}.")
 
-    @property
-    def half_width(self) -> float:
-        return (self.upper - self.lower) / 2
-
 
 def betting_interval(x: ArrayLike, low: float, high: float, alpha: float = 0.05) -> Interval:
     """The time-uniform interval for the mean of bounded observations, after all of `x`.

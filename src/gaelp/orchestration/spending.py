@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from gaelp.bidding.act import pace_of
 from gaelp.core.episode import EpisodeBatch, Source, concatenate, select
 from gaelp.core.errors import MoneyError, StoreError
 from gaelp.core.verdict import FAIL, PASS, Verdict
@@ -156,9 +157,7 @@ class LivePhase:
                 shadow=agent,
             )
             agreed = float((played.proposed == played.move).mean())
-            pace = np.asarray(self.run.schema.pace_levels)[
-                played.proposed // len(self.run.schema.tilt_levels)
-            ]
+            pace = np.asarray(pace_of(played.proposed, self.run.schema, np), np.float64)
             told = {
                 **record_day(self.run, "shadow", played),
                 "agreement": agreed,
@@ -251,23 +250,37 @@ class LivePhase:
     def settle(self) -> None:
         """Post every final bill and release the rest; read conversions of the days that are complete; as of `today`."""
         known = self.run.store.books(self.run.run_id)
-        # A day's bill is final in the morning after the next: what became final within `today` waits for tomorrow.
-        lines = [
-            line
-            for line in self.platform.bill(f"{self.run.prefix}{self.phase.name}/")
-            if line.final and line.day < self.today - 1
-        ]
-        due = [(line.campaign.removeprefix(self.run.prefix), line.cost_micros) for line in lines]
-        # A line that is in the books as it stands is left alone; a higher bill than booked becomes a breach.
-        due = [
-            (intent, cost)
-            for intent, cost in due
+        bills: dict[str, int] = {}
+        late: list[Request] = []
+        for line in self.platform.bill(f"{self.run.prefix}{self.phase.name}/"):
+            # A day's bill is final in the morning after the next: what became final within `today` waits for tomorrow.
+            if not line.final or line.day >= self.today - 1:
+                continue
+            label = line.campaign.removeprefix(self.run.prefix)
+            if label in known.reservations:
+                # All its days: a campaign that served beyond its own day is billed above what was set aside for it.
+                bills[label] = line.cost_micros + (bills[label] if label in bills else 0)
+            else:
+                # Money that nobody set aside, in our name: a breach of its own, for recording may not refuse.
+                late.append(
+                    Request(
+                        intent=f"{label}, day {line.day}", phase=self.phase.name, day=line.day, episode=label,
+                        micros=line.cost_micros,
+                    )
+                )  # fmt: skip
+        # What is in the books as it stands is left alone; a higher bill than booked becomes a breach.
+        due = {
+            intent: cost
+            for intent, cost in bills.items()
             if intent in known.open_intents() or known.spent_by(intent) != cost
-        ]
-        if due:
+        }
+        late = [request for request in late if known.spent_by(request.intent) != request.micros]
+        if due or late:
             with self.run.store.transaction(self.run.run_id) as tx:
-                for intent, cost in due:
+                for intent, cost in due.items():
                     tx.resolve(intent, cost)
+                for request in late:
+                    tx.late_charge(request)
         for day in self._days:
             if day.day in self._settled or day.day + SETTLE_DAYS > self.today:
                 continue
