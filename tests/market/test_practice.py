@@ -54,6 +54,18 @@ class Dice:
         )
 
 
+class Candle:
+    """Burns for 1 to 6 steps, as its start says; every step is worth 1."""
+
+    def reset(self, key: Array) -> tuple[Any, Array]:
+        left = jax.random.randint(key, (), 1, 7)
+        return left, jnp.full(1, left, jnp.float32)
+
+    def step(self, key: Array, state: Any, action: Array) -> Stepped:
+        left = state - 1
+        return Stepped(left, jnp.full(1, left, jnp.float32), jnp.float32(1), left <= 0, jnp.asarray(False))
+
+
 class Said(NamedTuple):
     action: Array
     log_prob: Array
@@ -197,6 +209,15 @@ def test_a_return_counts_one_episode_and_nothing_after_it():
     # 0 + 1 + 2 until the clock; with move 1 from 1 on, 0 + 1.
     assert counters().evaluate(MOVE_0, 3, jax.random.key(0)).tolist() == [3, 3, 3]
     assert counters(act=above).evaluate(jnp.float32(1.0), 2, jax.random.key(0)).tolist() == [1, 1]
+
+
+def test_an_episode_that_is_over_earns_no_more_while_others_go_on():
+    practice = JaxPractice(
+        environment=Candle(), schema=COUNTER, act=always, act_mode=always, environments=1, steps=1
+    )
+    returns = practice.evaluate(MOVE_0, 40, jax.random.key(0))
+    # Forty candles of six lengths: each length is missing with a probability of (5/6)^40, 7 in 10,000.
+    assert set(returns.tolist()) == {1, 2, 3, 4, 5, 6}
 
 
 def test_episodes_say_where_they_come_from():
