@@ -433,6 +433,20 @@ def test_the_first_call_trains_and_counts_its_steps(schema, rng):
 
 
 @KINDS
+def test_every_step_draws_a_minibatch_of_its_own(schema, rng):
+    # At a learning rate of 0 nothing but the rows can change the mean loss from one step to the next.
+    state, still = fresh(schema), replace(SMALL, learning_rate=0.0)
+    batch = played(state, schema, rng)
+    one, two = (call(state, batch, still, limit=limit)[1]["q_loss"] for limit in (1, 2))
+    assert abs(one - two) > 1e-3
+
+
+def test_a_residual_at_the_bound_has_no_density_that_could_be_held_against_it():
+    action = jnp.array([[1.0, 0.0], [0.99995, 0.0], [0.999, -0.999]])
+    assert sac.certain(action, Actions.RESIDUALS).tolist() == [False, False, True]
+
+
+@KINDS
 def test_no_number_of_episodes_compiles_again(schema, rng):
     state = fresh(schema)
     batch = played(state, schema, rng)

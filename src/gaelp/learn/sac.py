@@ -264,6 +264,11 @@ def twin_of(critic: Layers, observation: Array, action: Array) -> Array:
     return _rest(critic, observation @ seen + action @ done)[..., 0]
 
 
+def _chosen(q: Array, action: Array) -> Array:
+    """Both critics' values [2,N] of the moves `action` [N], from those of every move [2,N,A]."""
+    return jnp.take_along_axis(q, action[None, :, None], axis=-1)[..., 0]
+
+
 def _rest(critic: Layers, x: Array) -> Array:
     for before, layer in pairwise(critic):
         x = jax.nn.relu(x + before.bias[:, None]) @ layer.weight
@@ -325,7 +330,7 @@ def _losses(agent: Agent, rows: Rows, c: Coefficients) -> tuple[Array, Array]:
     told = head(agent.actor, rows.observation, rows.mask, rows.actions)
     if rows.actions is Actions.MOVES:
         q = twin(agent.critic, rows.observation)
-        taken = jnp.take_along_axis(q, rows.action[None, :, None], axis=-1)[..., 0]
+        taken = _chosen(q, rows.action)
         probability = jnp.where(rows.mask, jnp.exp(told), 0.0)
         expected = jnp.sum(probability * jax.lax.stop_gradient(jnp.min(q, axis=0)), axis=-1)
         entropy, size = dist.entropy(told, rows.mask), dist.largest_entropy(rows.mask)
@@ -363,7 +368,7 @@ def _conservative(critic: Layers, rows: Rows, c: Coefficients) -> Array:
     share = (rows.valid & rows.logged) / jnp.maximum(jnp.sum(rows.valid), 1) * rows.weight
     if rows.actions is Actions.MOVES:
         q = twin(critic, rows.observation)
-        taken = jnp.take_along_axis(q, rows.action[None, :, None], axis=-1)[..., 0]
+        taken = _chosen(q, rows.action)
         soft = jax.nn.logsumexp(jnp.where(rows.mask, q, dist.FORBIDDEN), axis=-1)
     else:
         taken = twin_of(critic, rows.observation, rows.action)
@@ -407,14 +412,9 @@ def _source(
     key, drawing = jax.random.split(jax.random.wrap_key_data(state.key))
     memory = add(state.replay, played)
     source = _Source(
-        memory,
-        slots(memory),
-        state.normaliser,
-        state.bound,
-        anchor.actor,
-        jax.random.key_data(drawing),
-        batch_size,
-    )
+        replay=memory, slots=slots(memory), normaliser=state.normaliser, bound=state.bound, anchor=anchor.actor,
+        key=jax.random.key_data(drawing), batch_size=batch_size,
+    )  # fmt: skip
     return source, jax.random.key_data(key)
 
 
@@ -474,16 +474,8 @@ def _targets(
         lowest = jnp.min(twin_of(target, observation, choice.action), axis=0)
         value = lowest - temperature * choice.log_prob
     q, ratio = _traced(agent, target, seen, bound, actions)
-    found = retrace(
-        seen.reward * c.reward_scale,
-        q,
-        value.reshape(n, steps),
-        seen.end,
-        seen.valid,
-        ratio,
-        gamma=c.gamma,
-        lam=c.trace,
-    )
+    reward, value = seen.reward * c.reward_scale, value.reshape(n, steps)
+    found = retrace(reward, q, value, seen.end, seen.valid, ratio, gamma=c.gamma, lam=c.trace)
     return found[:, 0]
 
 
@@ -583,7 +575,6 @@ def update(
     source, key = _source(state, experience, anchor, batch_size)
     count = jnp.sum(experience.valid)
     steps = jnp.minimum(num_epochs * ((count + batch_size - 1) // batch_size), limit)
-
     shaped, target_shaped = ravel_pytree(state.agent)[1], ravel_pytree(state.target)[1]
 
     def step(run: _Run) -> _Run:
