@@ -3,7 +3,7 @@
 Nothing here trains. Three questions about one call, each answered by arithmetic of its own:
 
     slopes      the loss, only ever evaluated forwards and in float64, falls along the gradient that was used as
-                steeply as that gradient is long, and along a random direction as the gradient says it must
+                steeply as that gradient is long, and along a random direction in every tensor as it says it must
     the step    float64 gradients, clipping, textbook Adam in NumPy: is that what `update` did to the weights?
     the call    from the state before it, played again: is the result what training went on with, bit by bit?
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from gaelp.core.errors import BadInput
 from gaelp.learn.algorithm import Algorithm
 from gaelp.learn.experience import PER_TENSOR, Experience
 from gaelp.learn.export import hash_of
-from gaelp.learn.networks import named_arrays
+from gaelp.learn.networks import Layers, named_arrays
 from gaelp.learn.policies import Policy
 
 Floats = NDArray[np.float64]
@@ -46,12 +46,16 @@ SLOPE_TOLERANCE = 0.01
 """Share by which the measured slope may miss the length of the gradient that was used."""
 
 PROBE_TOLERANCE = 0.05
-"""The same for the random direction, as a share of the slope's standard deviation over such directions. An
+"""The same for the random directions, as a share of the slope's standard deviation over such directions. An
 activation with a kink costs some of it; a tensor left out of the graph costs about 1."""
 
 GRADIENT_TOLERANCE = 1e-3
-"""Share by which the gradient that moved Adam's mean may differ from the one in float64. Single precision over
-a few dozen rows that partly cancel leaves 1e-6 to 1e-5; another minibatch or another loss leaves 0.1 and more."""
+"""Share by which the gradient that moved Adam's mean may differ, tensor by tensor, from the one in float64. Single
+precision over a few dozen rows that partly cancel leaves 1e-6 to 1e-5; another minibatch or loss leaves 0.1 or more."""
+
+FAINT = 1e-3
+"""A tensor with less than this share of its field's gradient is measured as if it had so much: an untrained output
+layer leaves little for the layers before it, and float32 has no further digits there."""
 
 STEP_TOLERANCE = 1e-6
 """Share of the step by which weights may differ from the textbook's, beside one rounding of each weight."""
@@ -130,13 +134,9 @@ def audit(algorithm: Algorithm, call: Call, trained: Any) -> StepAudit:
         slope[name] = _share(abs(told.slope - claimed[name]), claimed[name])
         length = float(np.linalg.norm(used[name]))
         unclipped = used[name] * (claimed[name] / length if length > 0 else 0.0)
-        expected = float(unclipped @ told.direction)
-        probe[name] = _share(abs(told.probe - expected), _spread(unclipped, before.sizes[name]))
+        probe |= told.off(unclipped, before.sizes[name])
     clipped = _clipped(algorithm, {n: exact[n].gradient for n in used}, float(in_force.max_grad_norm))
-    gradient = {
-        n: _share(float(np.linalg.norm(used[n] - clipped[n])), float(np.linalg.norm(clipped[n])))
-        for n in moving
-    }
+    gradient = {n: _off(used[n], clipped[n], before.sizes[n]) for n in moving}
     step = max(
         (_step_error(before, after, clipped, n, algorithm, in_force) for n in moving), default=math.inf
     )
@@ -218,59 +218,87 @@ def _rests(name: str, before: _Weights, after: _Weights) -> bool:
 
 @dataclass(frozen=True)
 class _Opinion:
-    """Of one field: its gradient by float64 differentiation; slopes along the gradient used and along `direction`."""
+    """Of one field: its gradient by float64 differentiation; the slope along the gradient that was used; and by
+    tensor a random direction of length 1 within it, with the slope along that."""
 
     gradient: Floats
     slope: float
-    probe: float
-    direction: Floats
+    probes: dict[str, float]
+    directions: list[Floats]
+
+    def off(self, gradient: Floats, sizes: tuple[int, ...]) -> dict[str, float]:
+        """By tensor: how far the slope is from what `gradient` says, in standard deviations of such slopes."""
+        faint = FAINT * PROBE_TOLERANCE * float(np.linalg.norm(gradient))
+        blocks = np.split(gradient, np.cumsum(sizes)[:-1])
+        return {
+            name: _share(
+                abs(slope - float(block @ direction)),
+                (float(np.linalg.norm(block)) + faint) / math.sqrt(block.size),
+            )
+            for (name, slope), block, direction in zip(
+                self.probes.items(), blocks, self.directions, strict=True
+            )
+        }
 
 
 def _second_opinion(
     algorithm: Algorithm, agent: Any, rows: Any, coefficients: Any, used: Mapping[str, Floats], call: int
 ) -> dict[str, _Opinion]:
     names = _fields(algorithm, agent)
+    fresh = np.random.default_rng([call, 3])
+    found = {}
     with jax.enable_x64(True):
         whole, rows64, c64 = (_doubled(tree) for tree in (agent, rows, coefficients))
-        fresh = np.random.default_rng([call, 3])
-        probes = {n: _probe(fresh, [x.size for x in jax.tree.leaves(getattr(whole, n))]) for n in names}
-        along = {n: np.stack([_unit(used[n]), probes[n]]) for n in names}
-        objectives = tuple((name, algorithm.objectives[name]) for name in names)
-        measured = _program(objectives)(whole, rows64, c64, along)
-        fetched = jax.device_get(measured)
-    found = {}
-    for name in names:
-        slopes, gradient = fetched[name]
-        found[name] = _Opinion(gradient, float(slopes[0]), float(slopes[1]), probes[name])
+        for objective in dict.fromkeys(algorithm.objectives[name] for name in names):
+            own = tuple(name for name in names if algorithm.objectives[name] is objective)
+            tensors = {name: named_arrays(cast(Layers, {name: getattr(whole, name)})) for name in own}
+            random = {n: [_unit(fresh.standard_normal(x.size)) for x in tensors[n].values()] for n in own}
+            directions = _side_by_side(
+                [block for n in own for block in (_unit(used[n]), *random[n])], own, random
+            )
+            gradient, slopes = jax.device_get(_program(objective, own)(whole, rows64, c64, directions))
+            flat = np.split(gradient, np.cumsum([used[n].size for n in own])[:-1])
+            each = np.split(slopes, np.cumsum([1 + len(random[n]) for n in own])[:-1])
+            for name, part, told in zip(own, flat, each, strict=True):
+                probes = dict(zip(tensors[name], told[1:].tolist(), strict=True))
+                found[name] = _Opinion(part, float(told[0]), probes, random[name])
     return found
 
 
+def _side_by_side(blocks: list[Floats], own: tuple[str, ...], random: Mapping[str, list[Floats]]) -> Floats:
+    """Directions [D, N] over all fields of `own`: each field's whole one first, then one for each of its tensors."""
+    out = np.zeros((len(blocks), sum(block.size for name in own for block in random[name])))
+    row = start = 0
+    for name in own:
+        size = sum(block.size for block in random[name])
+        out[row, start : start + size] = blocks[row]
+        row += 1
+        for block in random[name]:
+            out[row, start : start + block.size] = block
+            row, start = row + 1, start + block.size
+    return out
+
+
 @lru_cache(maxsize=16)
-def _program(objectives: tuple[tuple[str, Callable[..., Array]], ...]) -> Callable[..., Any]:
-    """Compiled once: for each field two slopes by central differences, and the gradient.
+def _program(objective: Callable[..., Array], own: tuple[str, ...]) -> Callable[..., Any]:
+    """Compiled once: the gradient in the fields `own`, flat, and the slopes along directions [D, N] by central
+    differences. One evaluation of the loss serves all of them, for compiling is what this costs."""
 
-    Fields with one and the same objective share its evaluation, for compiling is what this costs.
-    """
+    def measure(agent: Any, rows: Any, c: Any, directions: Array) -> tuple[Array, Array]:
+        parts = {name: getattr(agent, name) for name in own}
 
-    def measure(agent: Any, rows: Any, c: Any, along: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        found = {}
-        for objective in dict.fromkeys(of for _, of in objectives):
-            own = [name for name, of in objectives if of is objective]
+        def loss(parts: dict[str, Any]) -> Array:
+            return objective(_with(agent, parts), rows, c)
 
-            def loss(parts: dict[str, Any], objective: Callable[..., Array] = objective) -> Array:
-                return objective(_with(agent, parts), rows, c)
+        def slope(direction: Array) -> Array:
+            ends = jax.lax.map(
+                lambda sign: loss(_moved(parts, own, sign * direction)), jnp.array([NUDGE, -NUDGE])
+            )
+            return (ends[0] - ends[1]) / (2.0 * NUDGE)
 
-            parts = {name: getattr(agent, name) for name in own}
-            gradient = jax.grad(loss)(parts)
-            nudged = [
-                parts | {name: _moved(parts[name], sign * NUDGE * along[name][k])}
-                for name in own for k in (0, 1) for sign in (1.0, -1.0)
-            ]  # fmt: skip
-            losses = jax.lax.map(loss, jax.tree.map(lambda *xs: jnp.stack(xs), *nudged))
-            for name, four in zip(own, losses.reshape(-1, 2, 2), strict=True):
-                flat = jnp.concatenate([x.ravel() for x in jax.tree.leaves(gradient[name])])
-                found[name] = ((four[:, 0] - four[:, 1]) / (2.0 * NUDGE), flat)
-        return found
+        gradient = jax.grad(loss)(parts)
+        flat = jnp.concatenate([x.ravel() for name in own for x in jax.tree.leaves(gradient[name])])
+        return flat, jax.lax.map(slope, directions)
 
     return jax.jit(measure)
 
@@ -280,11 +308,17 @@ def _with(agent: Any, parts: Mapping[str, Any]) -> Any:
     return type(agent)(**(fields | dict(parts)))
 
 
-def _moved(tree: Any, flat: Array) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = [flat[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
-    return jax.tree.unflatten(structure, [leaf + part for leaf, part in zip(leaves, parts, strict=True)])
+def _moved(parts: Mapping[str, Any], own: tuple[str, ...], flat: Array) -> dict[str, Any]:
+    """The parts with `flat` added, in the order of `own`."""
+    out, start = {}, 0
+    for name in own:
+        leaves, structure = jax.tree.flatten(parts[name])
+        moved = []
+        for leaf in leaves:
+            moved.append(leaf + flat[start : start + leaf.size].reshape(leaf.shape))
+            start += leaf.size
+        out[name] = jax.tree.unflatten(structure, moved)
+    return out
 
 
 def _doubled(tree: Any) -> Any:
@@ -293,18 +327,6 @@ def _doubled(tree: Any) -> Any:
         return host.astype(np.float64) if host.dtype == np.float32 else host
 
     return jax.tree.map(one, tree)
-
-
-def _probe(rng: np.random.Generator, sizes: list[int]) -> Floats:
-    """A random direction of length 1, every tensor having the same share of it however small it is."""
-    blocks = [_unit(rng.standard_normal(size)) for size in sizes]
-    return np.concatenate(blocks) / math.sqrt(len(blocks))
-
-
-def _spread(gradient: Floats, sizes: tuple[int, ...]) -> float:
-    """The standard deviation of the slope along such directions, from the gradient."""
-    blocks = np.split(gradient, np.cumsum(sizes)[:-1])
-    return math.sqrt(sum(float(block @ block) / block.size for block in blocks) / len(blocks))
 
 
 def _unit(flat: Floats) -> Floats:
@@ -342,10 +364,8 @@ def _step_error(
     g = clipped[name]
     mean = BETA_1 * before.mean[name] + (1 - BETA_1) * g
     square = BETA_2 * before.square[name] + (1 - BETA_2) * g**2
-    moments = max(
-        _share(float(np.linalg.norm(after.mean[name] - mean)), float(np.linalg.norm(mean))),
-        _share(float(np.linalg.norm(after.square[name] - square)), float(np.linalg.norm(square))),
-    )
+    sizes = before.sizes[name]
+    moments = max(_off(after.mean[name], mean, sizes), _off(after.square[name], square, sizes))
     if after.count != before.count + 1 or not moments <= GRADIENT_TOLERANCE:
         return math.inf
     unbiased = after.mean[name] / (1 - BETA_1**after.count)
@@ -357,6 +377,16 @@ def _step_error(
     allowed = ROUNDING * (largest + roundings * np.abs(step))
     missed = np.abs(after.weight[name] - before.weight[name] - step) - allowed
     return _share(float(np.linalg.norm(np.maximum(missed, 0.0))), float(np.linalg.norm(step)))
+
+
+def _off(found: Floats, exact: Floats, sizes: tuple[int, ...]) -> float:
+    """The largest share, over the tensors, by which `found` differs from `exact`."""
+    faint = FAINT * float(np.linalg.norm(exact))
+    ends = np.cumsum(sizes)[:-1]
+    return max(
+        _share(float(np.linalg.norm(a - b)), float(np.linalg.norm(b)) + faint)
+        for a, b in zip(np.split(found, ends), np.split(exact, ends), strict=True)
+    )
 
 
 def _share(part: float, whole: float) -> float:
