@@ -89,6 +89,8 @@ class TrainingOrchestrator:
             else:
                 self.run.require_running()
                 self._begin(self.phases[name])
+                if name == SIMULATION:
+                    await self._train_twin(self.phases[name])
                 try:
                     verdict = await play(self.phases[name])
                 except Stopped as stop:
@@ -109,7 +111,6 @@ class TrainingOrchestrator:
         """Train in worlds of the training days; judge in worlds of the selection days."""
         plan = self.config.simulation
         calls = -(-plan.episodes // phase.train_every)
-        await self._train_twin(phase, calls)
         done = self._calls(phase)
         while done < calls:
             self.run.require_running()
@@ -346,7 +347,7 @@ class TrainingOrchestrator:
         }
         return [("trained", told)]
 
-    async def _train_twin(self, phase: Phase, calls: int) -> None:
+    async def _train_twin(self, phase: Phase) -> None:
         """The reward-shuffled twin, trained once: a tenth of the phase's calls, from the agent's own first weights."""
         if self._calls(phase):
             # A checkpoint with training calls in it holds the twin as well.
@@ -357,6 +358,7 @@ class TrainingOrchestrator:
             self.engine.mark_twin(with_named_arrays(self.engine.policy, saved.arrays))
             return
         self.run.progress.advance("simulation: shuffled twin", 0, 1, "")
+        calls = -(-self.config.simulation.episodes // phase.train_every)
         twin = await trained_twin(self.config, self.schema, self.practice, self.judging, calls)
         self.engine.mark_twin(twin.policy)
         artifact = self.run.save(named_arrays(twin.policy), {"what": "twin"})
