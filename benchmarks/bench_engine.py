@@ -76,7 +76,10 @@ def lines() -> dict[str, Line]:
         "dqn-update": Line(
             unit="ms per gradient step",
             measure=lambda n: contest.replay_update("dqn", n),
-            bars=(ratio("DQN update, times SB3", "sb3", "ours", 2.0),),
+            bars=(
+                ratio("DQN update, times SB3", "sb3", "ours", 2.0),
+                ratio("DQN update, times PyTorch eager of the same arithmetic", "torch", "ours", 2.0),
+            ),
         ),
         "sac-update": Line(
             unit="ms per gradient step",

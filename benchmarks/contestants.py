@@ -27,6 +27,7 @@ from classic_tasks import GymnaxTask, Judged, schema_of
 from gaelp.learn import policies
 from gaelp.learn.algorithm import algorithm_named
 from gaelp.learn.engine import RLTrainingEngine
+from gaelp.learn.normalise import Normaliser, Scaling, unscaled
 from gaelp.market.practice import JaxPractice
 from learning_tasks import OURS, REJAX, SB3, Ours, Task
 
@@ -64,11 +65,17 @@ def config_of(algorithm: str, settings: Mapping[str, Any]) -> Any:
     return kind(**{name: member(name, value) for name, value in settings.items()})
 
 
-def engine_of(environment: str, algorithm: str, settings: Mapping[str, Any], seed: int) -> RLTrainingEngine:
+def engine_of(
+    environment: str, algorithm: str, settings: Mapping[str, Any], seed: int, scales: tuple[float, ...] | None = None
+) -> RLTrainingEngine:  # fmt: skip
     """Ours, untrained."""
-    return RLTrainingEngine(
-        config_of(algorithm, settings), schema_of(environment), algorithm=algorithm, seed=seed
-    )
+    schema = schema_of(environment)
+    normaliser = unscaled(schema.observation_size, 0)
+    if scales is not None:
+        factor = jnp.asarray(scales, jnp.float32)
+        normaliser = Normaliser(Scaling(jnp.zeros_like(factor), factor), normaliser.hidden)
+    config = config_of(algorithm, settings)
+    return RLTrainingEngine(config, schema, algorithm=algorithm, seed=seed, normaliser=normaliser)
 
 
 @cache
@@ -106,7 +113,7 @@ def train(who: str, task: Task, seed: int, steps: int) -> Trained:
 def _ours(task: Task, seed: int, steps: int) -> Trained:
     ours: Ours = task.ours
     began = time.perf_counter()
-    engine = engine_of(task.environment, task.algorithm, ours.settings, seed)
+    engine = engine_of(task.environment, task.algorithm, ours.settings, seed, ours.scales)
     practice = practice_of(task.environment, ours.environments, ours.steps, seed)
 
     def enough(transitions: int) -> bool:

@@ -36,6 +36,7 @@ from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.export import ExportedPolicy
 from gaelp.learn.fused import Origin, fused_rounds
 from gaelp.market.practice import JaxPractice, Stepped
+from torch_dqn import DoubleDuelingDQN
 
 OBSERVATION, ACTION, HIDDEN = 256, 64, (256, 256)
 PPO_BATCH, PPO_MINIBATCH, PPO_EPOCHS = 2_048, 64, 4
@@ -233,7 +234,8 @@ def ppo_update(repetitions: int) -> Timed:
 def replay_update(algorithm: str, repetitions: int) -> Timed:
     """Milliseconds of one gradient step of DQN or SAC on a minibatch of 256: ours in a `train_step`, theirs in `train`.
 
-    Ours is double and dueling where theirs is plain, and both its critics and its actor step from the same weights.
+    Our DQN is double and dueling and moves its slow network in every step, where theirs is plain and does not: `torch`
+    is the same arithmetic as ours in eager PyTorch. For SAC theirs does what ours does.
     """
     actions = Actions.MOVES if algorithm == "dqn" else Actions.RESIDUALS
     row = 16
@@ -257,7 +259,16 @@ def replay_update(algorithm: str, repetitions: int) -> Timed:
         model.train(REPLAY_STEPS, REPLAY_MINIBATCH)
         return float(REPLAY_STEPS)
 
-    turns = take_turns({"ours": ours, "sb3": theirs}, repetitions)
+    works: dict[str, Work] = {"ours": ours, "sb3": theirs}
+    if algorithm == "dqn":
+        same = DoubleDuelingDQN(model.replay_buffer, OBSERVATION, HIDDEN, ACTION, 0.99)
+
+        def eager() -> float:
+            same.train(REPLAY_STEPS, REPLAY_MINIBATCH)
+            return float(REPLAY_STEPS)
+
+        works["torch"] = eager
+    turns = take_turns(works, repetitions)
     told = f"one gradient step on 256 transitions, observation {OBSERVATION}, {ACTION} actions, 2x256 relu"
     return turns.shown(_milliseconds, told)
 

@@ -17,7 +17,8 @@ OURS, SB3, REJAX = "gaelp", "Stable-Baselines3", "Rejax"
 class Ours:
     """One round of our loop: `environments` x `steps` decisions are played, then `train_step` is called.
 
-    settings: of the algorithm's config; what is not named keeps its default.
+    settings: of the algorithm's config; what is not named keeps its default. scales: what each observed number is
+    multiplied by, where its size is known beforehand; none leaves them as they are.
     """
 
     environments: int
@@ -25,6 +26,7 @@ class Ours:
     batch_size: int
     num_epochs: int
     settings: Mapping[str, Any]
+    scales: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,10 @@ TASKS = {
         ),
         Task(
             name="dqn-cartpole", environment="CartPole-v1", algorithm="dqn", steps=200_000, bar=450.0,
-            ours=Ours(environments=8, steps=32, batch_size=64, num_epochs=32, settings={
-                "learning_rate": 1e-3, "gamma": 0.99, "reward_scale": 0.1, "hidden": (256, 256), "tau": 0.005,
+            ours=Ours(environments=8, steps=32, batch_size=128, num_epochs=16, settings={
+                "learning_rate": 5e-4, "gamma": 0.99, "reward_scale": 0.1, "hidden": (128, 128), "tau": 0.01,
                 "epsilon_transitions": 32_000, "epsilon_final": 0.04, "replay_size": 100_000, "replay_steps": 32,
+                "conservative": 0.0,
             }),
             zoo={
                 "n_envs": 1, "learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000,
@@ -83,9 +86,12 @@ TASKS = {
         ),
         Task(
             name="dqn-acrobot", environment="Acrobot-v1", algorithm="dqn", steps=200_000, bar=-100.0,
-            ours=Ours(environments=8, steps=32, batch_size=128, num_epochs=64, settings={
-                "learning_rate": 6.3e-4, "gamma": 0.99, "reward_scale": 0.1, "hidden": (256, 256), "tau": 0.005,
-                "epsilon_transitions": 24_000, "epsilon_final": 0.1, "replay_size": 100_000, "replay_steps": 32,
+            # Angular velocities reach 4 pi and 9 pi, and scaled numbers are clipped at 10.
+            ours=Ours(environments=8, steps=32, batch_size=128, num_epochs=16, scales=(1, 1, 1, 1, 0.25, 0.15),
+                      settings={
+                "learning_rate": 5e-4, "gamma": 0.99, "reward_scale": 0.1, "hidden": (128, 128), "tau": 0.01,
+                "epsilon_transitions": 32_000, "epsilon_final": 0.04, "replay_size": 100_000, "replay_steps": 32,
+                "conservative": 0.0,
             }),
             zoo={
                 "n_envs": 1, "learning_rate": 6.3e-4, "batch_size": 128, "buffer_size": 50_000, "learning_starts": 0,
@@ -97,7 +103,7 @@ TASKS = {
             name="sac-pendulum", environment="Pendulum-v1", algorithm="sac", steps=20_000, bar=-160.0,
             ours=Ours(environments=1, steps=64, batch_size=256, num_epochs=64, settings={
                 "learning_rate": 1e-3, "gamma": 0.99, "reward_scale": 0.1, "hidden": (256, 256), "tau": 0.005,
-                "replay_size": 20_000, "replay_steps": 64,
+                "replay_size": 20_000, "replay_steps": 64, "conservative": 0.0,
             }),
             zoo={"n_envs": 1, "learning_rate": 1e-3},
         ),
