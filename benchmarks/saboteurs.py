@@ -87,7 +87,7 @@ def _two_steps(profit: np.ndarray) -> World:
 
 
 CONFIGS: dict[str, Any] = {
-    "ppo": PPOConfig(learning_rate=3e-3, hidden=(16, 16), reward_scale=1.0),
+    "ppo": PPOConfig(learning_rate=3e-3, hidden=(16, 16), reward_scale=1.0, entropy=0.02),
     "dqn": DQNConfig(
         learning_rate=3e-3, hidden=(16, 16), reward_scale=1.0, replay_size=4096, replay_steps=STEPS, tau=0.02,
         epsilon_transitions=4000, zero_bias=0.2,
@@ -98,7 +98,7 @@ CONFIGS: dict[str, Any] = {
     ),
 }  # fmt: skip
 PRACTICE = {
-    name: Practice(calls=120, episodes=32, steps=STEPS, num_epochs=4, batch_size=32) for name in CONFIGS
+    name: Practice(calls=160, episodes=32, steps=STEPS, num_epochs=4, batch_size=32) for name in CONFIGS
 }
 SCHEMA = tabular.schema_of("saboteurs", 16, MOVES, Actions.MOVES)
 
@@ -441,7 +441,7 @@ SABOTEURS = (
     Saboteur(name="learner trains a copy", judge_copy=True),
     Saboteur(name="evaluation on training seeds", trained_on_held_out=True),
     Saboteur(name="the world became easier", spoil=shuffling, judged_in=lambda: easier(ad_world(), 0.2)),
-    Saboteur(name="lucky seed: the best of 20 looks", spoil=shuffling, looks=20),
+    Saboteur(name="lucky seed: the best of 10 looks", spoil=shuffling, looks=10),
     Saboteur(name="drift to the highest bid", spoil=drift),
     Saboteur(name="always the highest bid", spoil=always_highest),
     Saboteur(name="shaped reward", spoil=shaped, own_canaries=True),
