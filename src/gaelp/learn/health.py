@@ -33,6 +33,8 @@ DORMANT, DORMANT_SHARE = 0.025, 0.25
 """A unit is dormant when its mean activation is below this share of its layer's; alarming above this share of units."""
 RANK_MASS = 0.99
 """The effective rank is the number of singular values that make up this share of their sum."""
+SAMPLE = 64
+"""Observations that are looked at for the above, at most."""
 UNEXPLAINED_CALLS = 10
 """Explained variance below 0 for so many calls in a row: the critic knows less than nothing."""
 FAR_KL, FAR_CLIPPED = 0.1, 0.4
@@ -53,6 +55,8 @@ def units(policy: Policy, observation: NDArray[np.floating]) -> Units:
     layers: Layers = policy.actor.trunk if isinstance(policy.actor, Dueling) else policy.actor[:-1]
     squashing = isinstance(policy, Categorical | Gaussian)
     scaling = jax.tree.map(np.asarray, policy.scaling)
+    # A few are enough for a rank of at most the layer's width, and the decomposition is what this costs.
+    observation = observation[:: -(-len(observation) // SAMPLE)]
     x = np.clip((observation - scaling.mean) * scaling.factor, -10.0, 10.0).astype(np.float64)
     asleep = total = 0
     for layer in layers:

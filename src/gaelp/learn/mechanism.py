@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from gaelp.core.errors import BadInput
 from gaelp.learn.algorithm import Algorithm
 from gaelp.learn.experience import PER_TENSOR, Experience
 from gaelp.learn.export import hash_of
-from gaelp.learn.networks import Layers, named_arrays
+from gaelp.learn.networks import named_arrays
 from gaelp.learn.policies import Policy
 
 Floats = NDArray[np.float64]
@@ -64,8 +64,8 @@ ROUNDING = float(np.finfo(np.float32).eps)
 """A weight is stored in float32, and a step is often not much longer than its rounding."""
 
 
-AUDIT_EVERY = 250
-"""Calls between two audits of a phase, from its first on: at about two calls' worth each, under 1 % of training."""
+AUDIT_EVERY = 500
+"""Calls between two audits of a phase, from its first on. One costs about what four calls of a demo do: 1 % of 500."""
 
 
 class Scrutiny(StrEnum):
@@ -132,9 +132,9 @@ def audit(algorithm: Algorithm, call: Call, trained: Any) -> StepAudit:
     for name in moving:
         told = exact[name]
         slope[name] = _share(abs(told.slope - claimed[name]), claimed[name])
-        length = float(np.linalg.norm(used[name]))
+        length = _length(used[name])
         unclipped = used[name] * (claimed[name] / length if length > 0 else 0.0)
-        probe |= told.off(unclipped, before.sizes[name])
+        probe[name] = _share(abs(told.probe - float((unclipped * told.direction).sum())), told.spread)
     clipped = _clipped(algorithm, {n: exact[n].gradient for n in used}, float(in_force.max_grad_norm))
     gradient = {n: _off(used[n], clipped[n], before.sizes[n]) for n in moving}
     step = max(
@@ -218,27 +218,14 @@ def _rests(name: str, before: _Weights, after: _Weights) -> bool:
 
 @dataclass(frozen=True)
 class _Opinion:
-    """Of one field: its gradient by float64 differentiation; the slope along the gradient that was used; and by
-    tensor a random direction of length 1 within it, with the slope along that."""
+    """Of one field: its gradient by float64 differentiation; the slopes along the gradient that was used and along
+    `direction`; spread: the standard deviation of the latter slope over such directions."""
 
     gradient: Floats
     slope: float
-    probes: dict[str, float]
-    directions: list[Floats]
-
-    def off(self, gradient: Floats, sizes: tuple[int, ...]) -> dict[str, float]:
-        """By tensor: how far the slope is from what `gradient` says, in standard deviations of such slopes."""
-        faint = FAINT * PROBE_TOLERANCE * float(np.linalg.norm(gradient))
-        blocks = np.split(gradient, np.cumsum(sizes)[:-1])
-        return {
-            name: _share(
-                abs(slope - float(block @ direction)),
-                (float(np.linalg.norm(block)) + faint) / math.sqrt(block.size),
-            )
-            for (name, slope), block, direction in zip(
-                self.probes.items(), blocks, self.directions, strict=True
-            )
-        }
+    probe: float
+    direction: Floats
+    spread: float
 
 
 def _second_opinion(
@@ -251,32 +238,44 @@ def _second_opinion(
         whole, rows64, c64 = (_doubled(tree) for tree in (agent, rows, coefficients))
         for objective in dict.fromkeys(algorithm.objectives[name] for name in names):
             own = tuple(name for name in names if algorithm.objectives[name] is objective)
-            tensors = {name: named_arrays(cast(Layers, {name: getattr(whole, name)})) for name in own}
-            random = {n: [_unit(fresh.standard_normal(x.size)) for x in tensors[n].values()] for n in own}
-            directions = _side_by_side(
-                [block for n in own for block in (_unit(used[n]), *random[n])], own, random
-            )
+            sizes = {name: [x.size for x in jax.tree.leaves(getattr(whole, name))] for name in own}
+            probes = {name: _probe(fresh, used[name], sizes[name]) for name in own}
+            ends = np.cumsum([used[name].size for name in own])
+            directions = np.zeros((2 * len(own), ends[-1]))
+            for i, name in enumerate(own):
+                span = slice(ends[i] - used[name].size, ends[i])
+                directions[2 * i, span], directions[2 * i + 1, span] = (
+                    _unit(used[name]),
+                    probes[name].direction,
+                )
             gradient, slopes = jax.device_get(_program(objective, own)(whole, rows64, c64, directions))
-            flat = np.split(gradient, np.cumsum([used[n].size for n in own])[:-1])
-            each = np.split(slopes, np.cumsum([1 + len(random[n]) for n in own])[:-1])
-            for name, part, told in zip(own, flat, each, strict=True):
-                probes = dict(zip(tensors[name], told[1:].tolist(), strict=True))
-                found[name] = _Opinion(part, float(told[0]), probes, random[name])
+            parts = np.split(gradient, ends[:-1])
+            for name, part, (along, across) in zip(own, parts, slopes.reshape(-1, 2), strict=True):
+                probe = probes[name]
+                found[name] = _Opinion(part, float(along), float(across), probe.direction, probe.spread)
     return found
 
 
-def _side_by_side(blocks: list[Floats], own: tuple[str, ...], random: Mapping[str, list[Floats]]) -> Floats:
-    """Directions [D, N] over all fields of `own`: each field's whole one first, then one for each of its tensors."""
-    out = np.zeros((len(blocks), sum(block.size for name in own for block in random[name])))
-    row = start = 0
-    for name in own:
-        size = sum(block.size for block in random[name])
-        out[row, start : start + size] = blocks[row]
-        row += 1
-        for block in random[name]:
-            out[row, start : start + block.size] = block
-            row, start = row + 1, start + block.size
-    return out
+@dataclass(frozen=True)
+class _Probe:
+    direction: Floats
+    spread: float
+
+
+def _probe(rng: np.random.Generator, gradient: Floats, sizes: list[int]) -> _Probe:
+    """A random direction of length 1 in which every tensor counts alike, however small it or its gradient is.
+
+    A block of n numbers at random, sqrt(n) long, has a slope of about the length of its tensor's gradient; divided by
+    that length, about 1. Where a tensor is said to have no gradient at all, any that it has stands out.
+    """
+    faint = FAINT * _length(gradient)
+    blocks = [
+        _unit(rng.standard_normal(block.size)) * math.sqrt(block.size) / max(_length(block) + faint, 1e-300)
+        for block in np.split(gradient, np.cumsum(sizes)[:-1])
+    ]
+    direction = np.concatenate(blocks)
+    length = _length(direction)
+    return _Probe(direction / length, math.sqrt(len(blocks)) / length)
 
 
 @lru_cache(maxsize=16)
@@ -329,8 +328,13 @@ def _doubled(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def _length(x: Floats) -> float:
+    """Without BLAS: its threads cost more than they save here, and their number would decide the last digit."""
+    return math.sqrt(float(np.square(x).sum()))
+
+
 def _unit(flat: Floats) -> Floats:
-    length = float(np.linalg.norm(flat))
+    length = _length(flat)
     return flat / length if length > 0 else flat
 
 
@@ -339,7 +343,7 @@ def _norms_by_field(algorithm: Algorithm, state: Any, per_tensor: NDArray[np.flo
     told = per_tensor[PER_TENSOR.index("gradient_norm_before")]
     counts = [len(jax.tree.leaves(getattr(state.agent, n))) for n in _fields(algorithm, state.agent)]
     parts = np.split(np.asarray(told, np.float64), np.cumsum(counts)[:-1])
-    return {n: float(np.linalg.norm(p)) for n, p in zip(_fields(algorithm, state.agent), parts, strict=True)}
+    return {n: _length(p) for n, p in zip(_fields(algorithm, state.agent), parts, strict=True)}
 
 
 def _clipped(algorithm: Algorithm, gradient: Mapping[str, Floats], longest: float) -> dict[str, Floats]:
@@ -347,7 +351,7 @@ def _clipped(algorithm: Algorithm, gradient: Mapping[str, Floats], longest: floa
     out: dict[str, Floats] = {}
     for group in algorithm.networks:
         own = {name: gradient[name] for name in group if name in gradient}
-        length = math.sqrt(sum(float(g @ g) for g in own.values()))
+        length = math.hypot(*(_length(g) for g in own.values()))
         factor = min(1.0, longest / length) if length > 0 else 1.0
         out |= {name: g * factor for name, g in own.items()}
     return out
@@ -376,15 +380,15 @@ def _step_error(
     roundings = 8 + 1 / (1 - BETA_1**after.count) + 0.5 / (1 - BETA_2**after.count)
     allowed = ROUNDING * (largest + roundings * np.abs(step))
     missed = np.abs(after.weight[name] - before.weight[name] - step) - allowed
-    return _share(float(np.linalg.norm(np.maximum(missed, 0.0))), float(np.linalg.norm(step)))
+    return _share(_length(np.maximum(missed, 0.0)), _length(step))
 
 
 def _off(found: Floats, exact: Floats, sizes: tuple[int, ...]) -> float:
     """The largest share, over the tensors, by which `found` differs from `exact`."""
-    faint = FAINT * float(np.linalg.norm(exact))
+    faint = FAINT * _length(exact)
     ends = np.cumsum(sizes)[:-1]
     return max(
-        _share(float(np.linalg.norm(a - b)), float(np.linalg.norm(b)) + faint)
+        _share(_length(a - b), _length(b) + faint)
         for a, b in zip(np.split(found, ends), np.split(exact, ends), strict=True)
     )
 
