@@ -162,7 +162,8 @@ def test_every_epoch_sees_every_transition_once(rng):
     # Nothing moves, so the mean over the minibatches of any number of epochs is the mean over the batch.
     batch = toys.episodes(None, rng)
     one, three = (
-        toys.train(toys.engine(learning_rate=0.0), batch, num_epochs=epochs).parts["value_loss"] for epochs in (1, 3)
+        toys.train(toys.engine(learning_rate=0.0), batch, num_epochs=epochs).parts["value_loss"]
+        for epochs in (1, 3)
     )
     assert one == pytest.approx(three, rel=1e-5)
 
