@@ -172,8 +172,8 @@ def _by_both() -> Probe:
 
 
 def _second_price() -> Probe:
-    """Values 1/4, 2/4, 3/4 and 1 alike. A move bids one of the same four in eight auctions, with the rival's bid at each
-    of eight midpoints. Bidding the value earns, at value v, the sum over prices p < v of v - p, which is 4 v^2."""
+    """Values 1/4, 2/4, 3/4 and 1 alike. A move bids one of the same four in eight auctions, with the rival's bid
+    at each of eight midpoints. Bidding the value earns, at value v, the sum over prices p < v of v - p: 4 v^2."""
     table = _Table()
     value, price = (np.arange(4) + 1) / 4, (np.arange(8) + 0.5) / 8
     table.start[:] = np.arange(OUTCOMES) % 4
