@@ -65,7 +65,9 @@ def actor_of(home: Home, checkpoint: str) -> ExportedPolicy:
         for n, a in arrays.items()
         if n.startswith("state.normaliser.observation.")
     }
-    return ExportedPolicy.from_arrays(part | scaling)
+    # PPO's joint moves; written down here a second time on purpose.
+    kind = {"policy.kind": np.frombuffer(b"categorical", np.uint8)}
+    return ExportedPolicy.from_arrays(part | scaling | kind)
 
 
 def settled(home: Home, episode: Told) -> tuple[Row, Told]:
