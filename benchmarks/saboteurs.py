@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -128,6 +129,11 @@ def with_experience(algorithm: Algorithm, spoil: Callable[[Any, Experience], Exp
         return algorithm.first_minibatch(state, spoil(state, played), *rest, width=width)
 
     return replace(algorithm, update=update, first_minibatch=first_minibatch)
+
+
+def as_it_is(algorithm: Algorithm) -> Algorithm:
+    """The honest code."""
+    return algorithm
 
 
 def frozen(algorithm: Algorithm) -> Algorithm:
@@ -340,17 +346,35 @@ def train_all(
     twist: tabular.Twist = tabular.as_played,
 ) -> Trained:
     """Every run at once."""
-    coefficients = algorithm.coefficients(config)
+    program = _trainer(algorithm.name, algorithm.update, practice, twist)
+    return jax.block_until_ready(program(where, algorithm.coefficients(config), begun, keys))
+
+
+@lru_cache(maxsize=3)
+def _trainer(name: str, update: Update, practice: Practice, twist: tabular.Twist) -> Callable[..., Trained]:
+    """Compiled once for all saboteurs that share their code and differ in grounds or worlds only."""
+    algorithm = replace(algorithm_named(name), update=update)
 
     @jax.jit
-    def trained(begun: Any, keys: Array) -> Trained:
+    def trained(where: World, coefficients: Any, begun: Any, keys: Array) -> Trained:
         return jax.vmap(
             lambda state, key: tabular.train(
                 algorithm, SCHEMA, practice, where, state, coefficients, key, twist
             )
         )(begun, keys)
 
-    return jax.block_until_ready(trained(begun, keys))
+    return trained
+
+
+@lru_cache(maxsize=3)
+def _spoilt(name: str, spoil: Callable[[Algorithm], Algorithm]) -> Algorithm:
+    """The same spoilt code for the same way to spoil it, so that it is compiled once."""
+    return spoil(algorithm_named(name))
+
+
+@partial(jax.jit, static_argnames="practice")
+def _play(where: World, policy: Any, key: Array, *, practice: Practice) -> Experience:
+    return tabular.play(where, SCHEMA, policy, key, practice.episodes, practice.steps)
 
 
 def audited(
@@ -360,14 +384,12 @@ def audited(
     coefficients = algorithm.coefficients(config)
     practice = bench.practice
     out = []
-    play = jax.jit(
-        lambda policy, key: tabular.play(where, SCHEMA, policy, key, practice.episodes, practice.steps)
-    )
     for i, trail in enumerate(trails):
         state = lane(bench.begun, i)
         playing, _ = jax.random.split(jax.random.split(bench.keys[i], practice.calls)[0])
         call = Call(
-            state=state, experience=play(state.policy, playing), anchor=state.policy, coefficients=coefficients,
+            state=state, experience=_play(where, state.policy, playing, practice=practice), anchor=state.policy,
+            coefficients=coefficients,
             num_epochs=np.int32(practice.num_epochs), batch_size=np.int32(practice.batch_size),
             width=practice.batch_size,
         )  # fmt: skip
@@ -416,7 +438,7 @@ class Saboteur:
     """
 
     name: str
-    spoil: Callable[[Algorithm], Algorithm] = lambda algorithm: algorithm
+    spoil: Callable[[Algorithm], Algorithm] = as_it_is
     own_canaries: bool = False
     learning_rate: float | None = None
     trained_in: Callable[[], World] = ad_world
@@ -430,22 +452,22 @@ class Saboteur:
 HONEST = Saboteur(name="honest")
 NULL = Saboteur(name="nothing to learn", trained_in=null_world, judged_in=null_world)
 SABOTEURS = (
-    Saboteur(name="frozen weights", spoil=frozen),
     Saboteur(name="learning rate 0", learning_rate=0.0),
+    Saboteur(name="learner trains a copy", judge_copy=True),
+    Saboteur(name="evaluation on training seeds", trained_on_held_out=True),
+    Saboteur(name="frozen weights", spoil=frozen),
     Saboteur(name="detached graph", spoil=detached),
     Saboteur(name="parameter missing in the optimiser", spoil=first_layer_left_out),
     Saboteur(name="noise instead of gradients", spoil=noise),
     Saboteur(name="loss with flipped sign", spoil=uphill),
-    Saboteur(name="reward with flipped sign", spoil=flipped_reward, own_canaries=True),
-    Saboteur(name="shuffled rewards", spoil=shuffling, own_canaries=True),
-    Saboteur(name="learner trains a copy", judge_copy=True),
-    Saboteur(name="evaluation on training seeds", trained_on_held_out=True),
-    Saboteur(name="the world became easier", spoil=shuffling, judged_in=lambda: easier(ad_world(), 0.2)),
-    Saboteur(name="lucky seed: the best of 10 looks", spoil=shuffling, looks=10),
     Saboteur(name="drift to the highest bid", spoil=drift),
     Saboteur(name="always the highest bid", spoil=always_highest),
-    Saboteur(name="shaped reward", spoil=shaped, own_canaries=True),
     Saboteur(name="one transition a call", spoil=one_transition, only=("ppo",)),
+    Saboteur(name="shuffled rewards", spoil=shuffling, own_canaries=True),
+    Saboteur(name="the world became easier", spoil=shuffling, judged_in=lambda: easier(ad_world(), 0.2)),
+    Saboteur(name="lucky seed: the best of 10 looks", spoil=shuffling, looks=10),
+    Saboteur(name="reward with flipped sign", spoil=flipped_reward, own_canaries=True),
+    Saboteur(name="shaped reward", spoil=shaped, own_canaries=True),
     Saboteur(name="what was cut counts as ended", spoil=cut_is_ended, own_canaries=True),
     Saboteur(name="what ended counts as cut", spoil=ended_is_cut, own_canaries=True),
     Saboteur(name="gamma is 1", spoil=without_discount, own_canaries=True),
@@ -454,7 +476,7 @@ SABOTEURS = (
 
 def play_out(bench: Bench, saboteur: Saboteur) -> Told:
     """Train all runs of a saboteur and judge each by everything there is."""
-    algorithm = saboteur.spoil(bench.algorithm)
+    algorithm = _spoilt(bench.algorithm.name, saboteur.spoil)
     config = bench.config
     if saboteur.learning_rate is not None:
         config = replace(config, learning_rate=saboteur.learning_rate)

@@ -69,12 +69,12 @@ def test_without_a_choice_every_policy_earns_the_same() -> None:
 
 
 def test_honest_code_tells_a_cut_episode_from_an_ended_one_and_spoilt_code_does_not() -> None:
-    asked = (PROBES[CUT],)
-    honest = run_canaries(PPO, PPOConfig(), Actions.MOVES, asked).results[0]
-    assert (honest.passed, honest.seeds) == (10, 10)
-    spoilt = run_canaries(saboteurs.cut_is_ended(PPO), PPOConfig(), Actions.MOVES, asked).results[0]
-    assert spoilt.passed == 0
-    assert spoilt.lowest == pytest.approx(0.5, abs=0.01)
+    asked = tuple(PROBES[name] for name in (CUT, "reward by observation and action", "nothing to learn"))
+    honest = run_canaries(PPO, PPOConfig(), Actions.MOVES, asked).results
+    assert [result.passed for result in honest] == [10, 10, 10]
+    spoilt = run_canaries(saboteurs.cut_is_ended(PPO), PPOConfig(), Actions.MOVES, asked).results
+    assert [result.passed for result in spoilt] == [0, 10, 10]
+    assert spoilt[0].lowest == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.slow

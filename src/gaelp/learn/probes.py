@@ -39,7 +39,7 @@ from gaelp.learn.normalise import unscaled
 from gaelp.learn.runtime import enable_compilation_cache
 from gaelp.learn.tabular import HIDDEN, Practice, World, world
 from gaelp.learn.verify import Canaries, Canary, Terms, judge_paired_return
-from gaelp.learn.weighing import Contest, trials_of
+from gaelp.learn.weighing import Contest, returns_of
 
 SEEDS, NEEDED = 10, 9
 """Runs of every canary, and how many of them must find the answer."""
@@ -306,10 +306,9 @@ def _judge(algorithm: Algorithm, schema: TaskSchema, probe: Probe, begun: Any, s
         moves = jax.vmap(lambda s: tabular.mode_moves(probe.world, schema, s.policy))(states)
         shares = np.asarray(jax.vmap(lambda m: tabular.worth(probe.world, m, STEPS))(moves)) / probe.answer
     else:
-        contest = Contest(schema, probe.world, STEPS)
-        found = trials_of(contest, begun, states, twins=begun, seeds=np.arange(1 << 20, (1 << 20) + 200))
-        claims = [bool(judge_paired_return(each, Terms())) for each in found]
-        shares = 1.0 - np.asarray(claims, np.float64)
+        seeds = np.arange(1 << 20, (1 << 20) + 200)
+        found = returns_of(Contest(schema, probe.world, STEPS), begun, states, seeds)
+        shares = 1.0 - np.asarray([bool(judge_paired_return(each, Terms())) for each in found], np.float64)
     enough = np.asarray(shares >= CLOSE)
     needed = SEEDS if probe.kind is Kind.NOTHING else NEEDED
     lowest = float(np.nan_to_num(shares, nan=-1.0).min())

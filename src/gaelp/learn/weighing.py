@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from gaelp.core.episode import End
 from gaelp.core.schema import TaskSchema
 from gaelp.learn import tabular
 from gaelp.learn.algorithm import Algorithm
@@ -70,16 +72,50 @@ def trials_of(
     ]  # fmt: skip
 
 
+def returns_of(contest: Contest, begun: Any, trained: Any, seeds: NDArray[np.integer]) -> list[Trials]:
+    """The same for the paired return alone, without walks and twin, and without compiling anything for it."""
+    world = jax.tree.map(np.asarray, contest.world)
+    luck = np.stack([np.random.default_rng(s).integers(0, world.outcomes, contest.steps + 1) for s in seeds])
+    at_random = np.random.default_rng(int(seeds[0])).integers(0, world.moves, (len(seeds), world.states))
+    constants = [_earned(world, np.full(at_random.shape, move), luck) for move in range(world.moves)]
+    references = {"retuned": max(constants, key=np.mean), "random": _earned(world, at_random, luck)}
+
+    def played(state: Any) -> list[NDArray[np.float64]]:
+        tables = np.asarray(
+            jax.vmap(lambda s: tabular.mode_moves(contest.world, contest.schema, s.policy))(state)
+        )
+        return [_earned(world, np.broadcast_to(moves, at_random.shape), luck) for moves in tables]
+
+    return [
+        Trials(
+            seeds=seeds, now=now, references={"pacer": start, **references}, promoted=None, walks=None,
+            standstill=False,
+        )
+        for now, start in zip(played(trained), played(begun), strict=True)
+    ]  # fmt: skip
+
+
+def _earned(world: World, moves: NDArray[np.integer], luck: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Reward [n] of one episode each, when moves [n, S] are chosen and luck [n, steps + 1] falls."""
+    n = np.arange(len(luck))
+    state, running, earned = world.start[luck[:, 0]], np.ones(len(luck), bool), np.zeros(len(luck))
+    for outcome in luck[:, 1:].T:
+        at = (state, moves[n, state], outcome)
+        earned += np.where(running, world.reward[at], 0.0)
+        running &= world.end[at] == End.RUNNING
+        state = world.follow[at]
+    return earned
+
+
 def _scores(contest: Contest, policies: Policy, seeds: Any) -> Any:
     """[runs, policies, seeds]"""
+    return _played(contest.world, policies, seeds, schema=contest.schema, steps=contest.steps)
 
-    @jax.jit
-    def played(world: World, policies: Policy, seeds: Any) -> Any:
-        moves = jax.vmap(jax.vmap(lambda p: tabular.mode_moves(world, contest.schema, p)))(policies)
-        one = jax.vmap(lambda m: tabular.replayed(world, m, seeds, contest.steps))
-        return jax.lax.map(one, moves)
 
-    return played(contest.world, policies, seeds)
+@partial(jax.jit, static_argnames=("schema", "steps"))
+def _played(world: World, policies: Policy, seeds: Any, *, schema: TaskSchema, steps: int) -> Any:
+    moves = jax.vmap(jax.vmap(lambda policy: tabular.mode_moves(world, schema, policy)))(policies)
+    return jax.lax.map(jax.vmap(lambda each: tabular.replayed(world, each, seeds, steps)), moves)
 
 
 def _references(contest: Contest, seeds: NDArray[np.integer]) -> tuple[Any, Any]:
