@@ -498,7 +498,7 @@ def play_out(bench: Bench, saboteur: Saboteur) -> Told:
             judge_learning(
                 Recorded(
                     trail=trail, judged_hash=name, played_hash=None, trials=each, depth=Depth.FULL,
-                    canaries=canaries, reload=Reload(asked=1, same=1),
+                    canaries=canaries, reload=Reload(asked=1, same=1), look=look + 1,
                 ),
                 Terms(),
             )

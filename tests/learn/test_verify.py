@@ -213,6 +213,19 @@ def test_holm_gives_what_is_left_the_room_of_what_is_settled(rng):
     assert alphas == {"pacer": 0.0125, "retuned": 0.0125, "random": 0.0125, "promoted": 0.05}
 
 
+def test_judging_the_same_weights_on_other_seeds_costs_alpha_and_asking_again_does_not(honest):
+    learner, _, _ = honest
+    assert verified(learner).evidence["look"] == 1
+    first, other = learner.evaluator, replace(learner.evaluator, seeds=np.arange(90_000, 90_400))
+    learner.evaluator = other
+    again = verified(learner)
+    # 0.05 / 2^2 for all three comparisons together; all three are settled at a third of it.
+    assert (again.evidence["look"], again.evidence["terms"]["alpha"]) == (2, 0.0125)
+    assert again.parts["paired_return"].evidence["comparisons"]["pacer"]["alpha"] == 0.0125 / 3
+    learner.evaluator = first
+    assert verified(learner).evidence["look"] == 1
+
+
 def test_where_nothing_is_settled_alpha_stays_split(rng):
     noise = rng.normal(0, 0.3, 400)
     same = dict.fromkeys(REFERENCES, 1.2 + noise)

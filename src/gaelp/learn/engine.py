@@ -123,6 +123,7 @@ class RLTrainingEngine:
         self._initial = self._state.policy
         self._promoted: Policy | None = None
         self._twin: Policy | None = None
+        self._looks: dict[str, list[bytes]] = {}
         self._hashes = _hashes(self._state)
         self._trail = Trail(weights_hash=self._hashes.weights, actor_hash=self._hashes.actor)
         self._training = asyncio.Lock()
@@ -451,11 +452,13 @@ class RLTrainingEngine:
     def _verify(self, depth: Depth, played_hash: str | None) -> LearningVerdict:
         # From the arrays themselves and not from what was noted about them: that is what is being asked.
         judged = _hashes(self._state).actor
+        trials = None if self.evaluator is None else self._trials(self.evaluator, depth, judged)
         recorded = Recorded(
+            look=1 if trials is None else self._look(judged, trials.seeds),
             trail=self._trail,
             judged_hash=judged,
             played_hash=played_hash,
-            trials=None if self.evaluator is None else self._trials(self.evaluator, depth, judged),
+            trials=trials,
             depth=depth,
             canaries=self.canaries,
             reload=_reloaded(self._state.policy, self.schema) if depth is Depth.FULL else None,
@@ -463,6 +466,13 @@ class RLTrainingEngine:
         verdict = judge_learning(recorded, self.terms)
         log.info("verified", outcome=str(verdict.outcome), reason=verdict.reason, actor_hash=judged)
         return verdict
+
+    def _look(self, judged: str, seeds: NDArray[np.integer]) -> int:
+        """The number of this set of seeds among those that these weights were judged on; asked again, the same."""
+        sets = self._looks.setdefault(judged, [])
+        if seeds.tobytes() not in sets:
+            sets.append(seeds.tobytes())
+        return 1 + sets.index(seeds.tobytes())
 
     def _trials(self, evaluator: Evaluator, depth: Depth, judged: str) -> Trials:
         now, seeds = self._state.policy, evaluator.seeds

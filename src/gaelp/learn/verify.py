@@ -330,7 +330,8 @@ class Recorded:
 
     judged_hash: of the weights that were evaluated. played_hash: of the actor that played the episodes
     in question, when the caller knows it; it must then be the judged one. canaries: none when they were not run.
-    reload: none when it was not tried.
+    reload: none when it was not tried. look: how many sets of held-out seeds these weights have been judged on, this
+    one included.
     """
 
     trail: Trail
@@ -340,10 +341,20 @@ class Recorded:
     depth: Depth
     canaries: Canaries | None = None
     reload: Reload | None = None
+    look: int = 1
+
+    def __post_init__(self) -> None:
+        if self.look < 1:
+            raise BadInput(f"look is {self.look}: the first one is number 1.")
 
 
 def judge_learning(recorded: Recorded, terms: Terms) -> LearningVerdict:
-    """Weigh the parts: a dead mechanism is BROKEN whatever the scores; LEARNING needs every part to pass."""
+    """Weigh the parts: a dead mechanism is BROKEN whatever the scores; LEARNING needs every part to pass.
+
+    Who judges the same weights again on other seeds has alpha / look^2 for it: however often, all looks together
+    stay below 1.65 alpha.
+    """
+    terms = replace(terms, alpha=terms.alpha / recorded.look**2)
     full = recorded.depth is Depth.FULL
     parts = {"mechanism": judge_mechanism(recorded)}
     if full:
@@ -366,6 +377,7 @@ def judge_learning(recorded: Recorded, terms: Terms) -> LearningVerdict:
         "depth": str(recorded.depth),
         "calls": recorded.trail.calls,
         "updates": recorded.trail.updates,
+        "look": recorded.look,
         "terms": asdict(terms),
         "trained_seeds": [list(pair) for pair in recorded.trail.seeds],
     }
