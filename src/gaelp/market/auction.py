@@ -122,8 +122,11 @@ def run_auctions(
 
     bids: [bidders,N] finite money per view, int32 or float32, impressions last because they are worked on side by
     side; below the reserve, for instance below 0, takes no part. left: [bidders] money of the same type, at least 0;
-    jnp.inf is endless. views: [slots,N], how many views each slot has, never rising from slot to slot: bool, or with
+    jnp.inf is endless. views: [slots,N], how many views each slot has (`drawn_views`, `expected_views`): bool, or with
     float money float32. Raises ShapeError and BadInput when they are not that. Compiled once for each format and shape.
+
+    While no money ends, a higher bid wins no fewer impressions and views and spends no less, in every format, where no
+    slot has more views than the one before it. With a budget it may: the money may go to dearer impressions.
     """
     _check(rules, bids, left, views, window)
     return _run(rules.format, bids, left, views, jnp.asarray(rules.reserve, bids.dtype), window)
@@ -263,10 +266,8 @@ def _leaders(bids: jax.Array, left: jax.Array, start: jax.Array, size: int, rank
     piece = size // pieces
 
     def ranked(at: jax.Array) -> list[jax.Array]:
-        rows = [
-            jnp.minimum(jax.lax.dynamic_slice(bids, (j, at), (1, piece))[0], left[j]) for j in range(count)
-        ]
-        return _packed(_first_of(rows, ranks), bits)
+        mine = jnp.minimum(jax.lax.dynamic_slice(bids, (0, at), (count, piece)), left[:, None])
+        return _packed(_first_of(list(mine), ranks), bits)
 
     # A loop, and few results that hold all ranks: XLA computes an expression anew inside each of its users, and the
     # ranking has many.
