@@ -57,21 +57,22 @@ def auctions(repetitions: int) -> Timed:
     unlimited = plenty - theirs(plenty)[1]
     left = (BUDGET * rng.lognormal(0.0, 0.5, BIDDERS) * unlimited).astype(np.int32)
     impressions = HALF_HOURS * PER_HALF_HOUR
+    works: dict[str, Work] = {
+        "ours": lambda: _done(ours(left), impressions),
+        "numpy": lambda: _done(theirs(left), impressions),
+    }
+    turns = take_turns(works, repetitions)
     (mine, purse), (other, other_purse) = ours(left), theirs(left)
     differing = int((np.asarray(purse) != other_purse).sum()) + sum(
         int((np.asarray(getattr(a, name)) != getattr(b, name)).sum())
         for a, b in zip(mine, other, strict=True)
         for name in ("bidder", "price", "cost")
     )
-    broke = int((other_purse < TYPICAL_BID).sum())
-    works: dict[str, Work] = {
-        "ours": lambda: _done(ours(left), impressions),
-        "numpy": lambda: _done(theirs(left), impressions),
-    }
-    timed = take_turns(works, repetitions).shown(
+    timed = turns.shown(
         _millions,
         f"{BIDDERS} bidders, {GSP.slots} slots (GSP), {impressions:,} impressions in {HALF_HOURS} half hours, int32 "
-        f"money; {broke} budgets end, {differing} of {9 * impressions + BIDDERS:,} results differ",
+        f"money; {int((other_purse < TYPICAL_BID).sum())} budgets end, {differing} of "
+        f"{3 * GSP.slots * impressions + BIDDERS:,} results differ",
     )
     return replace(timed, figures={**timed.figures, "differing": [float(differing)]})
 

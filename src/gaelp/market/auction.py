@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gaelp.core.errors import BadInput, ShapeError
 
@@ -129,12 +130,13 @@ def run_auctions(
     slot has more views than the one before it. With a budget it may: the money may go to dearer impressions.
     """
     _check(rules, bids, left, views, window)
-    return _run(rules.format, bids, left, views, jnp.asarray(rules.reserve, bids.dtype), window)
+    # NumPy's, since a number on its way to the device costs more than a small market.
+    return _run(rules.format, bids, left, views, np.asarray(rules.reserve, bids.dtype), window)
 
 
 @partial(jax.jit, static_argnames=("format", "window"))
 def _run(
-    format: Format, bids: jax.Array, left: jax.Array, views: jax.Array, reserve: jax.Array, window: int
+    format: Format, bids: jax.Array, left: jax.Array, views: jax.Array, reserve: np.ndarray, window: int
 ) -> Outcome:
     """A window of impressions is ranked as if no money ran short in it. What that does not change is kept, up to the
     first impression in which somebody who matters may have had less left; the next window begins there.
@@ -392,10 +394,10 @@ def cell(
         seen = jnp.where(ahead, share, seen)
         price = jnp.where(ahead, own if rules.format is Format.FIRST_PRICE else rival, price)
     clicks = seen * value
-    per_auction = jnp.stack([seen, clicks, clicks * price])
-    impressions, clicks, cost = weight * per_auction.sum(axis=-1)
+    # Three sums and not one of three: XLA would compute what leads to the prices once for each.
+    impressions, clicks_all, cost = (weight * x.sum(axis=-1) for x in (seen, clicks, clicks * price))
     paid = affordable_share(cost, left)
-    return Bought(impressions * paid, clicks * paid, cost * paid)
+    return Bought(impressions * paid, clicks_all * paid, cost * paid)
 
 
 def affordable_share(cost: jax.Array, left: jax.Array) -> jax.Array:
