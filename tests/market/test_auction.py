@@ -286,12 +286,12 @@ def _in_two_calls(rules: Rules, bids: np.ndarray, left: np.ndarray, views: np.nd
     )
 
 
-def test_more_bidders_than_one_network_ranks_are_ranked_in_groups(monkeypatch):
+def test_more_bidders_than_one_network_ranks_are_ranked_in_groups():
     rng = np.random.default_rng(5)
-    bids = rng.integers(0, 20, (23, 16)).astype(np.int32)
-    left = rng.integers(20, 60, 23).astype(np.int32)
+    bidders = auction.NETWORK + 6
+    bids = rng.integers(0, 20, (bidders, 16)).astype(np.int32)
+    left = rng.integers(20, 60, bidders).astype(np.int32)
     views = np.ones((3, 16), bool)
-    monkeypatch.setattr(auction, "NETWORK", 8)
     sold = run_auctions(GSP, jnp.asarray(bids), jnp.asarray(left), jnp.asarray(views))
     told, purse = one_after_another(GSP, bids, left, views)
     assert sold.bidder.T.tolist() == [[slot[0] for slot in slots] for slots in told]

@@ -4,8 +4,8 @@ Bids and prices are money per view, in the units by which the market ranks. In e
 
 - whoever bids at least the reserve takes part; the higher bid ranks first, of equal bids the bidder listed first;
 - second price: the one slot goes to the first rank for the second's bid; first price: for the winner's own bid;
-- GSP: slot s goes to rank s for the bid of rank s + 1; where nobody bids below, and in second price, the price is
-  the reserve; nobody pays less;
+- GSP: slot s goes to rank s for the bid of rank s + 1;
+- no price is below the reserve, which is also the price where nobody bids below;
 - a view is paid for when the slot is seen.
 
 Budgets bind at the impression, in the order of arrival: a bid is the least of what is bid and what its bidder has
@@ -139,7 +139,8 @@ def _run(
     format: Format, bids: jax.Array, left: jax.Array, views: jax.Array, reserve: np.ndarray, window: int
 ) -> Outcome:
     """A window of impressions is ranked as if no money ran short in it. What that does not change is kept, up to the
-    first impression in which somebody who matters may have had less left; the next window begins there.
+    first impression in which somebody who matters may have had less left; the next window begins there. At the worst,
+    where a purse that is bid whole sets prices and is being spent, a window sells one impression.
     """
     n, slots = bids.shape[1], views.shape[0]
     ranks = slots if format is Format.FIRST_PRICE else slots + 1
