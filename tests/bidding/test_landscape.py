@@ -42,7 +42,10 @@ def one_tick(price_hour: float = 0.0):
         traffic=traffic,
         price_hour=hours,
         price_day_sd=0.3 * one,
-        arrival=0.1 * one,
+        order_value=one,
+        slot_gap=0.0 * one,
+        delay_share=np.array([[1.0, 0.0]]),
+        delay_rate=np.array([[0.1, 0.1]]),
     )
 
 

@@ -15,6 +15,7 @@ from gaelp.bidding.pacer import DEFAULT_PARAMS, after_report, start_day
 from gaelp.market.campaign import float32
 from gaelp.market.world import (
     EXPOSURE_UNIT,
+    Kind,
     World,
     auctions_bank,
     half_hour,
@@ -28,7 +29,8 @@ LANDSCAPE, PARAMS = float32(KNOWN), float32(DEFAULT_PARAMS)
 SEEDS = np.arange(64)
 
 
-sample_worlds = jax.jit(worlds_of)
+KIND = Kind()
+sample_worlds = jax.jit(lambda told, seeds: worlds_of(told, seeds, KIND))
 
 
 def worlds(seeds: np.ndarray = SEEDS, **changes: float) -> World:
@@ -38,8 +40,10 @@ def worlds(seeds: np.ndarray = SEEDS, **changes: float) -> World:
 @jax.jit
 def play_half_hour(world, spent, log_bid, t):
     """One half hour from midnight's state with `spent` gone: the report, all worlds at the same bid."""
-    state = start_day(LANDSCAPE, world.terms, jnp)._replace(spent=spent)
-    return half_hour(world, start_truth(world), state, jnp.full_like(spent, log_bid), BANK, t)[1]
+    state = start_day(LANDSCAPE, world.terms, jnp)
+    truth = start_truth(world)._replace(spent=spent)
+    report = half_hour(world, truth, state, jnp.full_like(world.price_mean, log_bid), BANK, t, KIND)[1]
+    return jax.tree.map(lambda x: x[:, 0], report)
 
 
 @jax.jit
@@ -48,7 +52,7 @@ def play_day(world, log_bid):
 
     def step(carry, t):
         truth, state = carry
-        after, report = half_hour(world, truth, state, log_bid, BANK, t)
+        after, report = half_hour(world, truth, state, log_bid[:, None], BANK, t, KIND)
         told = (
             report.clicks,
             report.cost,
@@ -56,6 +60,7 @@ def play_day(world, log_bid):
             truth.tired,
             report.conversions_so_far,
         )
+        told = tuple(x[:, 0] for x in told)
         return (after, after_report(state, report, LANDSCAPE, world.terms, PARAMS, jnp)), told
 
     start = start_truth(world), start_day(LANDSCAPE, world.terms, jnp)
@@ -197,8 +202,8 @@ def test_a_world_is_its_seeds_alone_whatever_batch_it_is_in():
 def test_tiredness_counts_decayed_impressions_in_units_of_the_days_auctions():
     world = worlds(budget_low=1e6, budget_high=1e6, **CERTAIN)
     *_, tired, _ = play_day(world, jnp.full(64, 10.0, jnp.float32))
-    first = world.volume_path[:, 0] / (EXPOSURE_UNIT * 12_000)
-    second = 0.9 * first + world.volume_path[:, 1] / (EXPOSURE_UNIT * 12_000)
+    first = world.volume_path[:, 0, 0] / (EXPOSURE_UNIT * 12_000)
+    second = 0.9 * first + world.volume_path[:, 0, 1] / (EXPOSURE_UNIT * 12_000)
     assert (tired[0] == 0).all()
     assert tired[1] == pytest.approx(np.asarray(first), rel=1e-4)
     assert tired[2] == pytest.approx(np.asarray(second), rel=1e-4)

@@ -12,7 +12,7 @@ from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import DEFAULT_PARAMS
 from gaelp.core.schema import Schema, default_schema
 from gaelp.market.campaign import CampaignMarket, Certified
-from gaelp.market.world import Posterior
+from gaelp.market.world import BUDGETS, Posterior, absent
 
 SCHEMA: Schema = default_schema()
 KNOWN: Landscape = landscape(conversion_rate=0.2)
@@ -25,18 +25,19 @@ def posterior(**changes: float | NDArray[np.float64]) -> Posterior:
         "price_mean": np.log(0.05), "price_mean_se": 0.05, "price_sd": 0.6, "price_sd_se": 0.05, "clicks_price": -0.3,
         "click_rate": 0.05, "cost_scale": 0.8, "conversion_rate": 0.3, "conversion_rate_se": 0.02, "fatigue": 0.1,
         "fatigue_se": 0.02, "fatigue_memory": 0.9, "volume": 12_000.0, "volume_day_sd": 0.15, "volume_tick_sd": 0.1,
-        "volume_tick_memory": 0.5, "price_day_sd": 0.2, "price_tick_sd": 0.1, "price_tick_memory": 0.7, "arrival": 0.1,
-        "budget_low": 3.0, "budget_high": 12.0, "target_cpa": 0.12,
+        "volume_tick_memory": 0.5, "price_day_sd": 0.2, "price_tick_sd": 0.1, "price_tick_memory": 0.7,
+        "budget_low": 3.0, "budget_high": 12.0,
     }  # fmt: skip
     told = {
         name: np.atleast_1d(np.asarray(value, np.float64)) for name, value in {**usual, **changes}.items()
     }
-    hourly = {
-        "weekday": np.zeros((1, 7)),
-        "traffic": TRAFFIC[None],
+    shaped = {
+        "traffic": np.broadcast_to(TRAFFIC, (1, 7, 48)),
         "price_hour": 0.2 * np.sin(2 * np.pi * HOUR)[None],
+        "delay_rate": np.full((1, 2), 0.1),
+        "target_cpa": np.full((1, BUDGETS), 0.12),
     }
-    return Posterior(**{**hourly, **told})
+    return Posterior(**{**absent(1), **shaped, **told})
 
 
 CERTAIN = dict.fromkeys(("price_mean_se", "price_sd_se", "conversion_rate_se", "fatigue_se"), 0.0)

@@ -18,7 +18,7 @@ from gaelp.bidding.landscape import Landscape, normal_cdf, normal_quantile, tabu
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
-from gaelp.market.world import EXPOSURE_UNIT, Posterior
+from gaelp.market.world import BUDGETS, EXPOSURE_UNIT, Posterior, absent
 
 MEMORIES = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97)
 """Decays per half hour tried for fatigue; the most likely one is taken as known."""
@@ -119,16 +119,20 @@ def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
         "price_hour",
         "price_day_sd",
     )
+    delay = {"delay_share": np.tile([1.0, 0.0], (g_items, 1)), "delay_rate": np.full((g_items, 2), arrival)}
     landscape = tabulate(
-        **{name: shared[name] for name in known},
+        **{name: shared[name] for name in known}, **delay,
         conversion_rate=(hours.conversions.sum((1, 2)) + 1.0) / (hours.clicks.sum((1, 2)) + 4.0),
-        arrival=np.full(g_items, arrival),
-    )
-    posterior = Posterior(
-        **shared, conversion_rate=best.base, conversion_rate_se=best.base_se, fatigue=shrunk, fatigue_se=shrunk_se,
-        fatigue_memory=np.full(g_items, best.memory), arrival=np.full(g_items, arrival),
-        budget_low=np.full(g_items, budget_low), budget_high=np.full(g_items, budget_high), target_cpa=hours.target_cpa,
+        order_value=np.ones(g_items), slot_gap=np.zeros(g_items),
     )  # fmt: skip
+    told = {
+        **absent(g_items), **shared, **delay, "conversion_rate": best.base, "conversion_rate_se": best.base_se,
+        "fatigue": shrunk, "fatigue_se": shrunk_se, "fatigue_memory": np.full(g_items, best.memory),
+        "budget_low": np.full(g_items, budget_low), "budget_high": np.full(g_items, budget_high),
+        "target_cpa": np.repeat(hours.target_cpa[:, None], BUDGETS, axis=1),
+        "traffic": np.repeat(shared["traffic"][:, None], 7, axis=1),
+    }  # fmt: skip
+    posterior = Posterior(**told)
     interval = _fatigue_interval(fits)
     return Fit(posterior, landscape, interval, best.memory, n_days)
 

@@ -272,7 +272,6 @@ def _told(fit: Fit) -> dict[str, object]:
             "fatigue_se",
             "price_day_sd",
             "volume",
-            "arrival",
         )
     }
     return {
@@ -320,5 +319,8 @@ def _rough_landscape(campaigns: list[dict[str, int]]) -> Landscape:
         traffic=flat,
         price_hour=0.0 * flat,
         price_day_sd=0.3 * one,
-        arrival=0.1 * one,
+        order_value=one,
+        slot_gap=0.0 * one,
+        delay_share=np.tile([1.0, 0.0], (n, 1)),
+        delay_rate=np.full((n, 2), 0.1),
     )
