@@ -21,12 +21,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from gaelp.bidding.act import pace_of
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.observe import mark_decision, observe
-from gaelp.bidding.pacer import DayState, PacerParams, after_report, solve, start_day
+from gaelp.bidding.pacer import DayState, PacerParams, after_report, bids, solve, start_day
 from gaelp.core.episode import EpisodeBatch
 from gaelp.core.schema import Schema
 from gaelp.learn.normalise import Scaling
 from gaelp.market.campaign import SCALE_FLOOR, Certified, float32
 from gaelp.market.world import (
+    Kind,
     Posterior,
     Truth,
     World,
@@ -67,7 +68,7 @@ class Stepwise:
         self._posterior: Posterior = float32(posterior)  # type: ignore[assignment]
         self._landscape: Landscape = float32(certified.landscape)  # type: ignore[assignment]
         self._params: PacerParams = float32(certified.params)  # type: ignore[assignment]
-        self._bank = auctions_bank()
+        self._bank, self._kind = auctions_bank(), Kind()
         self._scaling = scaling
         self._reward_scale = reward_scale
         self.begin = jax.jit(self._begin)
@@ -86,21 +87,23 @@ class Stepwise:
 
         def tick(carry: tuple[Truth, DayState], t: jax.Array) -> tuple[tuple[Truth, DayState], None]:
             truth, state = carry
-            log_bid = solve(state, self._landscape, world.terms, self._params, jnp).log_bid + pace
-            truth, report = half_hour(world, truth, state, log_bid, self._bank, t)
+            # One line item in second price: there is nothing to tilt.
+            told = (state, self._landscape, world.terms, self._params, jnp)
+            log_bid = bids(solve(*told), pace, jnp.zeros_like(pace), *told)
+            truth, report = half_hour(world, truth, state, log_bid, self._bank, t, self._kind)
             return (truth, after_report(state, report, self._landscape, world.terms, self._params, jnp)), None
 
         start = (truth, mark_decision(state, pace, jnp))
         return jax.lax.scan(tick, start, decision * ticks + jnp.arange(ticks))[0]
 
     def _begin(self, seeds: jax.Array) -> tuple[Days, jax.Array]:
-        world = worlds_of(self._posterior, seeds)
+        world = worlds_of(self._posterior, seeds, self._kind)
         truth, state = start_truth(world), start_day(self._landscape, world.terms, jnp)
         still = jnp.zeros_like(world.terms.budget)
 
         def pacer(carry: tuple[Truth, DayState], k: jax.Array) -> tuple[tuple[Truth, DayState], jax.Array]:
             after = self._daypart(world, *carry, still, k)
-            return after, day_score(*after, world)
+            return after, day_score(after[0], world)
 
         # The pacer's day comes first: its score at the end is what every reward of this day is divided by.
         _, scores = jax.lax.scan(pacer, (truth, state), jnp.arange(self.schema.decisions_per_day))
@@ -110,11 +113,11 @@ class Stepwise:
 
     def _step(self, days: Days, level: jax.Array) -> tuple[Days, jax.Array, jax.Array]:
         pace = pace_of(level * len(self.schema.tilt_levels), self.schema, jnp)
-        before = day_score(days.truth, days.state, days.world)
+        before = day_score(days.truth, days.world)
         truth, state = self._daypart(days.world, days.truth, days.state, pace, days.decision)
         k = days.decision
         pacer_before = jnp.where(k > 0, days.pacer_gain[jnp.maximum(k - 1, 0)], 0.0)
-        gain = day_score(truth, state, days.world) - before - (days.pacer_gain[k] - pacer_before)
+        gain = day_score(truth, days.world) - before - (days.pacer_gain[k] - pacer_before)
         after = days._replace(truth=truth, state=state, decision=k + 1)
         return after, self._look(days.world, state), self._reward_scale * gain / days.scale
 
