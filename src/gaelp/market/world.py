@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Format, Landscape, Rules
+from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, SECOND_PRICE, Format, Landscape, Rules
 from gaelp.bidding.pacer import (
     DayState,
     PacerParams,
@@ -59,7 +59,7 @@ class Kind:
     rare segment. levers: whether the platform's autobidder stands between wish and bid.
     """
 
-    rules: Rules = Rules()
+    rules: Rules = SECOND_PRICE
     items: int = 1
     samples: int = 64
     rare: int = 0
@@ -71,6 +71,10 @@ class Kind:
                 f"a world needs line items and samples, and some that are not rare: got items {self.items}, "
                 f"samples {self.samples}, rare {self.rare}."
             )
+
+
+ONE_ITEM = Kind()
+"""A campaign of one line item in second price: what the sandbox sells."""
 
 
 class Posterior(NamedTuple):
@@ -224,7 +228,7 @@ class Truth(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Sampled auctions, fixed for every run: [BANK] standard normal log prices, and [BANK,3] log gaps to lower slots."""
+    """Sampled auctions, the same in every run: [BANK] standard normal log prices, [BANK,3] log gaps to lower slots."""
 
     price: jax.Array
     gap: jax.Array
@@ -295,7 +299,9 @@ def check_posterior(posterior: Posterior, kind: Kind) -> None:
     for name in ("traffic", "delay_share"):
         total = np.asarray(getattr(posterior, name)).sum(-1)
         if not np.allclose(total, 1.0, atol=1e-3):
-            raise BadInput(f"{name}: rows must sum to 1, got {float(total.flat[np.abs(total - 1).argmax()]):g}.")
+            raise BadInput(
+                f"{name}: rows must sum to 1, got {float(total.flat[np.abs(total - 1).argmax()]):g}."
+            )
     if (np.asarray(posterior.budget_high) < np.asarray(posterior.budget_low)).any():
         raise BadInput("budget_high: a line item's highest budget is below its lowest.")
     if (np.asarray(posterior.rare_share) * np.asarray(posterior.rare_worth) > 1.0).any():
@@ -470,7 +476,7 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
     eps = bank.price[at]
     sd = world.price_sd[..., None]
     rho = world.clicks_price[..., None]
-    weight, worth = 1.0 / kind.samples, 1.0
+    weight, worth = jnp.float32(1.0 / kind.samples), jnp.float32(1.0)
     price = sd * eps
     if kind.rare:
         # The rare users' auctions are sampled more often than they come, and weigh as much less.
