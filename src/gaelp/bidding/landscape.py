@@ -147,7 +147,7 @@ class Response(NamedTuple):
 def response(
     rules: Rules, z: NDArray[np.float64], *, sd: float, clicks_price: float, slot_gap: float
 ) -> Response:
-    """Clicks per click_rate, cost per click_rate * exp(price level), at bids `z` (any shape, in sd around the level)."""
+    """Clicks per click_rate, cost per click_rate * exp(level), at bids `z` (any shape, in sd around the level)."""
     if rules.format is Format.GSP:
         return _gsp_response(rules, z, sd, clicks_price, slot_gap)
     clicks = normal_cdf(z - clicks_price, np)

@@ -209,7 +209,7 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
+        *_, truth, _ = _decide_and_play(
             worlds,
             choose,
             landscape,
@@ -236,7 +236,7 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
+        *_, truth, _ = _decide_and_play(
             worlds,
             choose,
             landscape,

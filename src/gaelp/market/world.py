@@ -2,14 +2,14 @@
 
 A world is a campaign of I line items in one auction format. It knows the truth; the bidder in it sees only the
 reports, as a platform would show them. Sampled auctions stand for the true volume with their weights (a rare segment
-of users is sampled more often and weighs less); the last win of the budget is fractional: of a half hour's exchangeable
-auctions the share that the money left can pay is kept. Clicks, arrivals and volumes are drawn with common
-random numbers, so two policies in one world differ only by what they did.
+of users is sampled more often and weighs less); the last win of the budget is fractional: of a half hour's
+exchangeable auctions the share that the money left can pay is kept. Clicks, arrivals and volumes are drawn with
+common random numbers, so two policies in one world differ only by what they did.
 
-Users tire and become aware by exposure, also of earlier days; conversions arrive late, some after midnight; what a platform
-shows at first is corrected in the following hours; rivals answer to prices with purses of their own (`rivals`); a
-platform's autobidder may stand between the wish and the bid (`autobid`). Plain: every line item meets auctions of its own;
-a day's effect on the next is carried in, and is not credited to the day before.
+Users tire and become aware by exposure, also of earlier days; conversions arrive late, some after midnight; what a
+platform shows at first is corrected in the following hours; rivals answer to prices with purses of their own
+(`rivals`); a platform's autobidder may stand between the wish and the bid (`autobid`). Plain: every line item meets
+auctions of its own; a day's effect on the next is carried in, and is not credited to the day before.
 """
 
 from __future__ import annotations
