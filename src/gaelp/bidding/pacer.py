@@ -22,7 +22,6 @@ from gaelp.bidding.landscape import (
     GRID_HIGH,
     GRID_LOW,
     Landscape,
-    grid,
     landscape_hash,
     normal_quantile,
 )
@@ -293,7 +292,7 @@ def solve(
     rate = landscape.conversion_rate[item] * calibration(state, params)
     units = rate * unit_rate(landscape, terms, xp)
     level, sd = landscape.price_mean[item] + state.price_dev, landscape.price_sd[item]
-    # A click is worth `units` of the objective, so a worth w of the unit stands at z = (log w + log units - level) / sd.
+    # A click is worth `units` of the objective: a worth w of the unit stands at z = (log w + log units - level) / sd.
     offset = level - xp.log(xp.maximum(units, 1e-12))
     if item.shape[-1] == 1:
         low, high = (offset + sd * GRID_LOW)[..., 0], (offset + sd * GRID_HIGH)[..., 0]
@@ -312,9 +311,7 @@ def solve(
     money_left = xp.maximum(terms.budget - state.spent, 0.0)[..., None]
     share = xp.minimum(1.0, money_left / xp.maximum(cost_left, 1e-9))
     counted = unit_rate(landscape, terms, xp)
-    done = (
-        (state.conversions + (state.unmatured_clicks.sum(-1)) * rate) * counted
-    ).sum(-1)
+    done = ((state.conversions + (state.unmatured_clicks.sum(-1)) * rate) * counted).sum(-1)
     gained = (units[..., None] * clicks_left).sum(-2)
     won = done[..., None] + gained * share
     spend = state.spent[..., None] + cost_left * share
@@ -326,9 +323,13 @@ def solve(
     top = projected == xp.max(projected, axis=-1, keepdims=True)
     best = xp.min(xp.where(top, xp.arange(GRID), GRID), axis=-1) % GRID
     inner = xp.clip(best, 1, GRID - 2)
-    before, here, after = (xp.take_along_axis(projected, (inner + d)[..., None], -1)[..., 0] for d in (-1, 0, 1))
+    before, here, after = (
+        xp.take_along_axis(projected, (inner + d)[..., None], -1)[..., 0] for d in (-1, 0, 1)
+    )
     bend = before - 2.0 * here + after
-    step = xp.where(bend < 0, xp.clip(0.5 * (before - after) / xp.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0)
+    step = xp.where(
+        bend < 0, xp.clip(0.5 * (before - after) / xp.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0
+    )
     chosen = xp.where(best == inner, inner + step, best + 0.0 * step)
 
     cpa = spend / xp.maximum(won, 1e-9)
@@ -344,7 +345,10 @@ def solve(
     each_cost = xp.take_along_axis(item_cost_left, told[..., None, :], -1)[..., 0]
     each_units = xp.take_along_axis(units[..., None] * clicks_left, told[..., None, :], -1)[..., 0]
     cheap = xp.log(xp.maximum(each_units, 1e-12)) - xp.log(xp.maximum(each_cost, 1e-12))
-    cheap = cheap - xp.log(xp.maximum(each_units.sum(-1), 1e-12) / xp.maximum(each_cost.sum(-1), 1e-12))[..., None]
+    cheap = (
+        cheap
+        - xp.log(xp.maximum(each_units.sum(-1), 1e-12) / xp.maximum(each_cost.sum(-1), 1e-12))[..., None]
+    )
     solution = Solution(
         log_worth=xp.where(broke, low + BROKE * sd.max(-1), at_best),
         log_worth_budget=low + width * at_budget,

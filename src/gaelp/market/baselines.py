@@ -9,7 +9,7 @@ import numpy as np
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import DEFAULT_PARAMS, PacerParams
 from gaelp.market.campaign import Certified, float32, score_pacers
-from gaelp.market.world import Kind, Posterior
+from gaelp.market.world import ONE_ITEM, Kind, Posterior
 
 LOW = PacerParams(*(np.float64(x) for x in (0.01, 0.02, 5.0, 0.90, -1.2, -0.5, -0.4, 0.0)))
 HIGH = PacerParams(*(np.float64(x) for x in (0.2, 0.6, 150.0, 1.0, 1.2, 0.3, 0.25, 0.0)))
@@ -31,7 +31,7 @@ class Tuning:
     rounds: tuple[float, ...]
 
 
-def tune_pacer(posterior: Posterior, landscape: Landscape, seed: int, kind: Kind = Kind()) -> Tuning:
+def tune_pacer(posterior: Posterior, landscape: Landscape, seed: int, kind: Kind = ONE_ITEM) -> Tuning:
     """Choose the pacer's parameters by mean score on worlds of `posterior`.
 
     Each search round draws around the eight best of the round before, with a shrinking width, and keeps them among its
@@ -52,7 +52,9 @@ def tune_pacer(posterior: Posterior, landscape: Landscape, seed: int, kind: Kind
         inner[-1] = best
         seeds = rng.integers(1 << 20, 1 << 30, size=(PAIRS // candidates, CHUNK))
         pairs = np.repeat(_outer(inner), len(seeds), axis=0)
-        got = score_pacers(worlds, bids, float32(PacerParams(*pairs.T)), np.tile(seeds, (candidates, 1)), kind)
+        got = score_pacers(
+            worlds, bids, float32(PacerParams(*pairs.T)), np.tile(seeds, (candidates, 1)), kind
+        )
         mean = np.asarray(got).reshape(candidates, -1).mean(axis=1)
         order = np.argsort(-mean, kind="stable")
         elite = inner[order[: 15 if number + 1 == SEARCH_ROUNDS else 8]]

@@ -22,6 +22,7 @@ from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
 from gaelp.core.schema import Schema
 from gaelp.market.world import (
     HIDDEN,
+    ONE_ITEM,
     Bank,
     Kind,
     Posterior,
@@ -142,7 +143,7 @@ class CampaignMarket:
 
     def __init__(
         self, *, posterior: Posterior, certified: Certified, schema: Schema, sample_move: SampleMove,
-        mode_move: ModeMove, phase: str, kind: Kind = Kind(),
+        mode_move: ModeMove, phase: str, kind: Kind = ONE_ITEM,
     ) -> None:  # fmt: skip
         check_posterior(posterior, kind)
         fits(schema, kind.items)
@@ -208,8 +209,16 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, self.kind, jax.random.key(0), seeds.shape[0]
+        *_, truth, _ = _decide_and_play(
+            worlds,
+            choose,
+            landscape,
+            params,
+            self.schema,
+            self._bank,
+            self.kind,
+            jax.random.key(0),
+            seeds.shape[0],
         )
         return {
             "score": day_score(truth, worlds),
@@ -227,8 +236,16 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, self.kind, jax.random.key(1), seeds.shape[0]
+        *_, truth, _ = _decide_and_play(
+            worlds,
+            choose,
+            landscape,
+            params,
+            self.schema,
+            self._bank,
+            self.kind,
+            jax.random.key(1),
+            seeds.shape[0],
         )
         return day_score(truth, worlds)
 
@@ -240,7 +257,9 @@ class CampaignMarket:
     def _constant_days(
         self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
     ) -> jax.Array:
-        return constant_scores(worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind)
+        return constant_scores(
+            worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind
+        )
 
     def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
         """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world.
