@@ -51,7 +51,7 @@ def landscape(
 
 
 def terms(budget: float | Array, target_cpa: float | Array = np.inf, items: int = 1) -> Terms:
-    """One campaign-day per line item, on a Monday."""
+    """One campaign-day per line item, on a Monday, that counts conversions."""
     return Terms(
         item=np.arange(items)[:, None],
         budget=np.broadcast_to(np.asarray(budget, float), (items,)).copy(),
@@ -61,6 +61,17 @@ def terms(budget: float | Array, target_cpa: float | Array = np.inf, items: int 
         profit=np.zeros(items),
         carried=np.zeros((items, 1)),
     )
+
+
+def campaign(
+    items: int, budget: float, target_cpa: float = np.inf, *, by_value: float = 0.0, profit: float = 0.0
+) -> Terms:
+    """One campaign-day that holds the first `items` line items."""
+    one = terms(budget, target_cpa)
+    return one._replace(
+        item=np.arange(items)[None], by_value=np.array([by_value]), profit=np.array([profit]),
+        carried=np.zeros((1, items)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -120,14 +120,13 @@ def test_the_bids_beside_the_choice_just_spend_the_budget_and_just_keep_the_targ
         done = play(lambda state: np.array([[log_bid]]), L, day)
         return float(done.spend[0]), float(done.spend[0] / (0.3 * done.clicks.sum()))
 
-    # What is bid for a click is the worth of a conversion times the calibrated 0.3 conversions of a click.
-    budget_bid = float(solution.log_worth_budget[0]) + math.log(0.3)
+    # A click brings 0.3 conversions as calibrated, and costs 0.8 of the price that was beaten.
+    budget_bid = float(solution.log_worth_budget[0]) + math.log(0.3 / 0.8)
     assert at(budget_bid)[0] <= 6.0 < at(budget_bid + width)[0]
     # The same bid all day spends 6.00; a bit more and the target breaks only once the budget does not bind first.
     big = terms(1000.0, 0.08)
-    target_bid = float(
-        solve(start_day(L, big, np), L, big, DEFAULT_PARAMS, np).log_worth_target[0]
-    ) + math.log(0.3)
+    kept = solve(start_day(L, big, np), L, big, DEFAULT_PARAMS, np).log_worth_target
+    target_bid = float(kept[0]) + math.log(0.3 / 0.8)
     assert at(target_bid)[1] <= 0.08 < at(target_bid + width)[1]
 
 

@@ -192,6 +192,22 @@ def unit_rate(landscape: Landscape, terms: Terms, xp: ModuleType) -> Array:
     return xp.where(terms.by_value[..., None] > 0, landscape.order_value[terms.item], 1.0)
 
 
+def click_units(
+    state: DayState, landscape: Landscape, terms: Terms, params: PacerParams, xp: ModuleType
+) -> Array:
+    """Units of the objective that a click brings as calibrated today, [B,I]."""
+    rate = landscape.conversion_rate[terms.item] * calibration(state, params)
+    return rate * unit_rate(landscape, terms, xp)
+
+
+def log_click(units: Array, landscape: Landscape, terms: Terms, xp: ModuleType) -> Array:
+    """Log of what a click of so many `units` [B,I] is bid for at a worth of 1 per unit.
+
+    Clicks cost cost_scale times the price that was beaten: where less is charged, more can be bid for the same.
+    """
+    return xp.log(xp.maximum(units, 1e-12)) - xp.log(landscape.cost_scale[terms.item])
+
+
 def traffic_left(landscape: Landscape, terms: Terms, tick: Array) -> Array:
     """Share of an ordinary day's auctions still to come at `tick` [B], over the campaign's line items, [B]."""
     volume = landscape.volume[terms.item]
@@ -289,11 +305,10 @@ def solve(
     Beside it, for the agent to see: the worth that would just spend the budget, and the last one that keeps the target.
     """
     item, t = terms.item, xp.minimum(state.tick, TICKS_PER_DAY - 1)[..., None]
-    rate = landscape.conversion_rate[item] * calibration(state, params)
-    units = rate * unit_rate(landscape, terms, xp)
+    units = click_units(state, landscape, terms, params, xp)
     level, sd = landscape.price_mean[item] + state.price_dev, landscape.price_sd[item]
-    # A click is worth `units` of the objective: a worth w of the unit stands at z = (log w + log units - level) / sd.
-    offset = level - xp.log(xp.maximum(units, 1e-12))
+    # A worth w of the unit stands at z = (log w + log click - level) / sd.
+    offset = level - log_click(units, landscape, terms, xp)
     if item.shape[-1] == 1:
         low, high = (offset + sd * GRID_LOW)[..., 0], (offset + sd * GRID_HIGH)[..., 0]
     else:
@@ -311,7 +326,7 @@ def solve(
     money_left = xp.maximum(terms.budget - state.spent, 0.0)[..., None]
     share = xp.minimum(1.0, money_left / xp.maximum(cost_left, 1e-9))
     counted = unit_rate(landscape, terms, xp)
-    done = ((state.conversions + (state.unmatured_clicks.sum(-1)) * rate) * counted).sum(-1)
+    done = (state.conversions * counted + state.unmatured_clicks.sum(-1) * units).sum(-1)
     gained = (units[..., None] * clicks_left).sum(-2)
     won = done[..., None] + gained * share
     spend = state.spent[..., None] + cost_left * share
@@ -337,10 +352,14 @@ def solve(
     last_within = GRID - 1 - xp.argmax(within[..., ::-1], axis=-1)
     at_target = xp.where(within.any(axis=-1), last_within, xp.argmin(cpa, axis=-1))
     at_budget = xp.clip((cost_left <= money_left).sum(axis=-1) - 1, 0, GRID - 1)
-    chosen = xp.where(params.keeps_target > 0.5, xp.minimum(at_target, at_budget) + 0.0 * chosen, chosen)
+    careful = params.keeps_target > 0.5
+    both = xp.minimum(at_target, at_budget)
+    chosen = xp.where(careful, both + 0.0 * chosen, chosen)
+    told = xp.where(careful, both, best)[..., None]
     width = (high - low) / (GRID - 1)
-    told = xp.minimum(best, GRID - 1)[..., None]
     at_best = low + width * chosen
+    # A unit of profit is never worth more than itself, though the foot of the grid may stand higher.
+    at_best = xp.where(terms.profit > 0, xp.minimum(at_best, 0.0), at_best)
     broke = money_left[..., 0] <= 0.0
     each_cost = xp.take_along_axis(item_cost_left, told[..., None, :], -1)[..., 0]
     each_units = xp.take_along_axis(units[..., None] * clicks_left, told[..., None, :], -1)[..., 0]
@@ -373,9 +392,9 @@ def bids(
     where bids are shaded.
     """
     item, t = terms.item, xp.minimum(state.tick, TICKS_PER_DAY - 1)[..., None]
-    units = landscape.conversion_rate[item] * calibration(state, params) * unit_rate(landscape, terms, xp)
+    units = click_units(state, landscape, terms, params, xp)
     level, sd = landscape.price_mean[item] + state.price_dev, landscape.price_sd[item]
-    worth = (solution.log_worth + pace)[..., None] + xp.log(xp.maximum(units, 1e-12))
+    worth = (solution.log_worth + pace)[..., None] + log_click(units, landscape, terms, xp)
     at = ((worth - level) / sd - GRID_LOW) * ((GRID - 1) / (GRID_HIGH - GRID_LOW))
     shade = _tabled(landscape.shade[item, t], at[..., None], xp)[..., 0]
     bent = params.shift + params.tilt * ((state.tick + 0.5) / TICKS_PER_DAY - 0.5)

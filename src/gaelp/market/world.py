@@ -39,6 +39,8 @@ from gaelp.core.xp import Array
 from gaelp.market import autobid, rivals
 
 BANK = 4096
+SLOTS = 4
+"""The most slots that the sampled auctions of GSP hold prices for."""
 EXPOSURE_UNIT = 0.04
 """Tiring exposure is counted in this share of an ordinary day's auctions."""
 AWARE_UNIT = 0.15
@@ -66,6 +68,8 @@ class Kind:
     levers: bool = False
 
     def __post_init__(self) -> None:
+        if self.rules.slots > SLOTS:
+            raise BadInput(f"a world holds at most {SLOTS} slots, got {self.rules.slots}.")
         if self.items < 1 or self.samples < 1 or not 0 <= self.rare < self.samples:
             raise BadInput(
                 f"a world needs line items and samples, and some that are not rare: got items {self.items}, "
@@ -228,7 +232,7 @@ class Truth(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Sampled auctions, the same in every run: [BANK] standard normal log prices, [BANK,3] log gaps to lower slots."""
+    """Sampled auctions, the same in every run: [BANK] standard normal log prices, [BANK,SLOTS - 1] log gaps to lower slots."""
 
     price: jax.Array
     gap: jax.Array
@@ -237,7 +241,7 @@ class Bank(NamedTuple):
 def auctions_bank() -> Bank:
     """The bank of every world."""
     price, gap = jax.random.split(jax.random.key(104729))
-    return Bank(jax.random.normal(price, (BANK,)), jax.random.exponential(gap, (BANK, 3)))
+    return Bank(jax.random.normal(price, (BANK,)), jax.random.exponential(gap, (BANK, SLOTS - 1)))
 
 
 def absent(line_items: int) -> dict[str, Array]:
@@ -306,6 +310,12 @@ def check_posterior(posterior: Posterior, kind: Kind) -> None:
         raise BadInput("budget_high: a line item's highest budget is below its lowest.")
     if (np.asarray(posterior.rare_share) * np.asarray(posterior.rare_worth) > 1.0).any():
         raise BadInput("rare_worth: the rare segment cannot hold more than all of the value.")
+    levers = np.asarray(posterior.lever)
+    if not np.isin(levers, list(autobid.Lever)).all():
+        raise BadInput(f"lever: {levers.tolist()}, expected one of {', '.join(f'{x} {x.name}' for x in autobid.Lever)}.")
+    for name, given, what in (("lever", kind.levers, "levers"), ("rare_share", kind.rare, "rare samples")):
+        if (np.asarray(getattr(posterior, name)) > 0).any() and not given:
+            raise BadInput(f"{name}: the posterior asks for {what}, and this kind of world has none.")
     if kind.rules.format is Format.GSP and (np.asarray(posterior.slot_gap) <= 0).any():
         raise BadInput("slot_gap: GSP needs rivals below the first one, got a gap of 0.")
     if kind.items > g:
@@ -558,7 +568,8 @@ def half_hour(
     if kind.levers:
         control = autobid.after_spend(control, (spent / world.terms.budget)[..., None], over)
     # Prices that rivals pay follow the level; what all of them pay on an ordinary day is the unit of their purses.
-    paid = bought.rivals_paid * flow * jnp.exp(answer)
+    # They pay for what our money did not reach, too.
+    paid = (1.0 - share * (1.0 - bought.rivals_paid)) * flow * jnp.exp(answer)
     after = Truth(
         spent=spent,
         tired=world.fatigue_memory * truth.tired + exposed / EXPOSURE_UNIT,
