@@ -370,13 +370,25 @@ def bids(
     """
     item, t = terms.item, xp.minimum(state.tick, TICKS_PER_DAY - 1)[..., None]
     units = landscape.conversion_rate[item] * calibration(state, params) * unit_rate(landscape, terms, xp)
-    level, sd = landscape.price_mean[item] + state.price_dev, landscape.price_sd[item]
     worth = (solution.log_worth + pace)[..., None] + xp.log(xp.maximum(units, 1e-12))
-    at = ((worth - level) / sd - GRID_LOW) * ((GRID - 1) / (GRID_HIGH - GRID_LOW))
-    shade = _tabled(landscape.shade[item, t], at[..., None], xp)[..., 0]
     bent = params.shift + params.tilt * ((state.tick + 0.5) / TICKS_PER_DAY - 0.5)
     leaning = tilt[..., None] * (solution.efficiency if item.shape[-1] > 1 else 1.0)
-    return worth + sd * shade + bent[..., None] + leaning
+    return best_response(worth, state.price_dev, landscape, item, t, xp) + bent[..., None] + leaning
+
+
+def best_response(
+    log_worth: Array, price_dev: Array, landscape: Landscape, item: Array, t: Array, xp: ModuleType
+) -> Array:
+    """The log bid [B,I] that earns most when a click is worth exp(log_worth) [B,I] and prices deviate by `price_dev`.
+
+    t: half hour, [B,1]. In second price the worth itself; in the other formats it is shaded.
+    """
+    sd = landscape.price_sd[item]
+    at = ((log_worth - landscape.price_mean[item] - price_dev) / sd - GRID_LOW) * (
+        (GRID - 1) / (GRID_HIGH - GRID_LOW)
+    )
+    shade = _tabled(landscape.shade[item, t], at[..., None], xp)[..., 0]
+    return log_worth + sd * shade
 
 
 def dual_log_bid(state: DayState, landscape: Landscape, terms: Terms, xp: ModuleType) -> Array:
