@@ -56,6 +56,9 @@ class PacerParams(NamedTuple):
     """Log multiplier on the target that the solver aims at."""
     keeps_target: Array
     """0: the multiplier of the best projected objective; 1: the largest one that keeps budget and target."""
+    done_prior: Array = np.float64(0.0)
+    """Weight of the calibrated rate, in conversions, in counting what the clicks so far have brought; 0 takes the
+    arrived conversions as they are. Arrivals scatter: where the rate is known, clicks tell expected conversions better."""
 
 
 DEFAULT_PARAMS = PacerParams(*(np.float64(x) for x in (0.05, 0.15, 30.0, 0.98, 0.0, 0.0, 0.0, 0.0)))
@@ -312,9 +315,12 @@ def solve(
     money_left = xp.maximum(terms.budget - state.spent, 0.0)[..., None]
     share = xp.minimum(1.0, money_left / xp.maximum(cost_left, 1e-9))
     counted = unit_rate(landscape, terms, xp)
-    done = (
-        (state.conversions + (state.unmatured_clicks.sum(-1)) * rate) * counted
-    ).sum(-1)
+    # Posterior mean of a Gamma-Poisson rate over the whole day, as in `calibration`, but with nothing forgotten.
+    matured = landscape.conversion_rate[item] * state.matured_clicks
+    drawn_in = (
+        params.done_prior / xp.maximum(params.done_prior + matured, 1e-9) * (matured - state.conversions)
+    )
+    done = ((state.conversions + drawn_in + state.unmatured_clicks.sum(-1) * rate) * counted).sum(-1)
     gained = (units[..., None] * clicks_left).sum(-2)
     won = done[..., None] + gained * share
     spend = state.spent[..., None] + cost_left * share
@@ -326,9 +332,13 @@ def solve(
     top = projected == xp.max(projected, axis=-1, keepdims=True)
     best = xp.min(xp.where(top, xp.arange(GRID), GRID), axis=-1) % GRID
     inner = xp.clip(best, 1, GRID - 2)
-    before, here, after = (xp.take_along_axis(projected, (inner + d)[..., None], -1)[..., 0] for d in (-1, 0, 1))
+    before, here, after = (
+        xp.take_along_axis(projected, (inner + d)[..., None], -1)[..., 0] for d in (-1, 0, 1)
+    )
     bend = before - 2.0 * here + after
-    step = xp.where(bend < 0, xp.clip(0.5 * (before - after) / xp.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0)
+    step = xp.where(
+        bend < 0, xp.clip(0.5 * (before - after) / xp.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0
+    )
     chosen = xp.where(best == inner, inner + step, best + 0.0 * step)
 
     cpa = spend / xp.maximum(won, 1e-9)
@@ -344,7 +354,10 @@ def solve(
     each_cost = xp.take_along_axis(item_cost_left, told[..., None, :], -1)[..., 0]
     each_units = xp.take_along_axis(units[..., None] * clicks_left, told[..., None, :], -1)[..., 0]
     cheap = xp.log(xp.maximum(each_units, 1e-12)) - xp.log(xp.maximum(each_cost, 1e-12))
-    cheap = cheap - xp.log(xp.maximum(each_units.sum(-1), 1e-12) / xp.maximum(each_cost.sum(-1), 1e-12))[..., None]
+    cheap = (
+        cheap
+        - xp.log(xp.maximum(each_units.sum(-1), 1e-12) / xp.maximum(each_cost.sum(-1), 1e-12))[..., None]
+    )
     solution = Solution(
         log_worth=xp.where(broke, low + BROKE * sd.max(-1), at_best),
         log_worth_budget=low + width * at_budget,

@@ -62,11 +62,13 @@ class Baseline:
 
 def _pacer(name: str, keeps_target: float) -> Baseline:
     def params(*told: float) -> PacerParams:
-        return PacerParams(*(np.float64(x) for x in told), np.float64(keeps_target))
+        *first, done_prior = (np.float64(x) for x in told)
+        return PacerParams(*first, np.float64(keeps_target), done_prior)
 
     return Baseline(
         name=name, default=DEFAULT_PARAMS._replace(keeps_target=np.float64(keeps_target)),
-        low=params(0.01, 0.02, 5.0, 0.90, -1.2, -0.5, -0.4), high=params(0.2, 0.6, 1000.0, 1.0, 1.2, 0.3, 0.25),
+        low=params(0.01, 0.02, 5.0, 0.90, -1.2, -0.5, -0.4, 0.0),
+        high=params(0.2, 0.6, 1000.0, 1.0, 1.2, 0.3, 0.25, 2000.0),
         logarithmic=frozenset({"price_walk", "volume_prior", "calibration_prior"}),
     )  # fmt: skip
 
@@ -113,7 +115,14 @@ def baselines_of(kind: Kind, *, target: float) -> tuple[Baseline, ...]:
     if held:
         found.append(
             _controller(
-                "minimum of multipliers", Rule.SMALLER_WORTH, "shift", "tilt", "pace", "integral", "target", *shade
+                "minimum of multipliers",
+                Rule.SMALLER_WORTH,
+                "shift",
+                "tilt",
+                "pace",
+                "integral",
+                "target",
+                *shade,
             )  # fmt: skip
         )
         found.append(_controller("target x value", Rule.TARGET, "shift", *shade))

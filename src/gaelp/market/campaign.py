@@ -209,7 +209,15 @@ class CampaignMarket:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
         _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, self.kind, jax.random.key(0), seeds.shape[0]
+            worlds,
+            choose,
+            landscape,
+            params,
+            self.schema,
+            self._bank,
+            self.kind,
+            jax.random.key(0),
+            seeds.shape[0],
         )
         return {
             "score": day_score(truth, worlds),
@@ -228,7 +236,15 @@ class CampaignMarket:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
         _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, self.kind, jax.random.key(1), seeds.shape[0]
+            worlds,
+            choose,
+            landscape,
+            params,
+            self.schema,
+            self._bank,
+            self.kind,
+            jax.random.key(1),
+            seeds.shape[0],
         )
         return day_score(truth, worlds)
 
@@ -240,7 +256,9 @@ class CampaignMarket:
     def _constant_days(
         self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
     ) -> jax.Array:
-        return constant_scores(worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind)
+        return constant_scores(
+            worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind
+        )
 
     def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
         """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world.

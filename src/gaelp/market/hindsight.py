@@ -26,11 +26,11 @@ Floats = NDArray[np.float64]
 
 POINTS = 25
 """Constant worths that the search begins with."""
-SHADES = (0.0, 1.5, 4)
+SHADES = (0.0, 2.0, 5)
 """Strengths of shading that it begins with: lowest, highest, how many."""
 HALVINGS = 5
-"""The last step is a worth's 64th of the distance between two of them: about 0.5 % of the worth."""
-KNOWING = PacerParams(*(np.float64(x) for x in (1e-4, 1e3, 1e6, 1.0, 0.0, 0.0, 0.0, 0.0)))
+"""How often the distance between two of them is halved again: the last step is about half a percent of the worth."""
+KNOWING = PacerParams(*(np.float64(x) for x in (1e-4, 1e3, 1e6, 1.0, 0.0, 0.0, 0.0, 0.0, 1e6)))
 """The pacer of one who has nothing to find out: it believes its landscape whatever it sees."""
 
 
@@ -44,9 +44,7 @@ class Knobs(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="kind")
-def constant_score(
-    world: World, landscape: Landscape, knobs: Knobs, bank: Bank, *, kind: Kind
-) -> jax.Array:
+def constant_score(world: World, landscape: Landscape, knobs: Knobs, bank: Bank, *, kind: Kind) -> jax.Array:
     """Scores [B] of a constant worth per unit, known rates and, for the shading, known price levels of each half hour.
 
     Levels are those that rivals make before they answer.

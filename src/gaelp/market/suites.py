@@ -171,9 +171,9 @@ _DEARER = 0.3 * np.sqrt(2) * np.sin(2 * np.pi * (HOUR - 9) / 24)
 # is price over value: standard deviation 0.755, and clicks_price is the covariance of log value with it, over that.
 _PRICE_SD = float(np.sqrt(0.8**2 + 0.7**2 - 2 * 0.5 * 0.8 * 0.7))
 _CLICKS_PRICE = (0.5 * 0.8 * 0.7 - 0.8**2) / _PRICE_SD
-_CLICKS, _CONVERSIONS = 8000.0, 400.0
+_CLICKS, _CONVERSIONS = 20_000.0, 600.0
 """What a whole market holds on an ordinary day."""
-_AUCTIONS = 400_000.0
+_AUCTIONS = 1_000_000.0
 _DELAYED = 0.1
 """Chance per half hour that a pending conversion arrives: ten half hours on average."""
 _WORN = 0.62
@@ -181,7 +181,7 @@ _WORN = 0.62
 _WALK_MEMORY = 0.995
 _WALK_SD = 0.4 / np.sqrt(1.0 - _WALK_MEMORY ** (2 * TICKS_PER_DAY))
 """Of the stationary walk, so that it has moved by 0.4 over a day."""
-_BUDGETS = {Format.SECOND_PRICE: (0.03, 0.3), Format.FIRST_PRICE: (0.03, 0.3), Format.GSP: (0.03, 0.3)}
+_BUDGETS = {Format.SECOND_PRICE: (0.03, 0.3), Format.FIRST_PRICE: (0.03, 0.3), Format.GSP: (0.02, 0.2)}
 """Lowest and highest budget, as a share of what winning 98.6 % of the auctions costs."""
 
 

@@ -296,7 +296,9 @@ def check_posterior(posterior: Posterior, kind: Kind) -> None:
     for name in ("traffic", "delay_share"):
         total = np.asarray(getattr(posterior, name)).sum(-1)
         if not np.allclose(total, 1.0, atol=1e-3):
-            raise BadInput(f"{name}: rows must sum to 1, got {float(total.flat[np.abs(total - 1).argmax()]):g}.")
+            raise BadInput(
+                f"{name}: rows must sum to 1, got {float(total.flat[np.abs(total - 1).argmax()]):g}."
+            )
     if (np.asarray(posterior.budget_high) < np.asarray(posterior.budget_low)).any():
         raise BadInput("budget_high: a line item's highest budget is below its lowest.")
     if (np.asarray(posterior.rare_share) * np.asarray(posterior.rare_worth) > 1.0).any():
