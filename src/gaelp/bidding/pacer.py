@@ -57,8 +57,8 @@ class PacerParams(NamedTuple):
     keeps_target: Array
     """0: the multiplier of the best projected objective; 1: the largest one that keeps budget and target."""
     done_prior: Array = np.float64(0.0)
-    """Weight of the calibrated rate, in conversions, in counting what the clicks so far have brought; 0 takes the
-    arrived conversions as they are. Arrivals scatter: where the rate is known, clicks tell expected conversions better."""
+    """Weight of the calibrated rate, in conversions, in counting what today's clicks have brought; 0 takes the arrived
+    conversions as they are. Arrivals scatter: where the rate is known, clicks tell expected conversions better."""
 
 
 DEFAULT_PARAMS = PacerParams(*(np.float64(x) for x in (0.05, 0.15, 30.0, 0.98, 0.0, 0.0, 0.0, 0.0)))

@@ -35,6 +35,8 @@ from gaelp.market.world import (
     worlds_of,
 )
 
+ONE_ITEM = Kind()
+"""A single line item in second price."""
 Knobs: TypeAlias = Gains | PacerParams
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -192,7 +194,7 @@ class Tuned:
 
 
 def tune(
-    baseline: Baseline, posterior: Posterior, landscape: Landscape, seed: int, kind: Kind = Kind()
+    baseline: Baseline, posterior: Posterior, landscape: Landscape, seed: int, kind: Kind = ONE_ITEM
 ) -> Tuned:
     """Choose a baseline's free knobs by mean score on worlds of `posterior`; the same world-days for every baseline.
 
@@ -228,10 +230,18 @@ def tune(
     return Tuned(baseline, _outer(baseline, elite[0]), tuple(means))
 
 
-def tune_pacer(posterior: Posterior, landscape: Landscape, seed: int, kind: Kind = Kind()) -> Certified:
+@dataclass(frozen=True)
+class Tuning:
+    """A tuned pacer and how it came: the best mean score of each round, on that round's worlds."""
+
+    certified: Certified
+    rounds: tuple[float, ...]
+
+
+def tune_pacer(posterior: Posterior, landscape: Landscape, seed: int, kind: Kind = ONE_ITEM) -> Tuning:
     """The pacer of the best projected score, tuned; see `tune`."""
     tuned = tune(PACER, posterior, landscape, seed, kind)
-    return Certified(landscape, PacerParams(*tuned.knobs))
+    return Tuning(Certified(landscape, PacerParams(*tuned.knobs)), tuned.rounds)
 
 
 def _inner(baseline: Baseline, knobs: Knobs) -> Floats:

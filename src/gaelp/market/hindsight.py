@@ -1,4 +1,4 @@
-"""Reference lines of worlds: the best constant worth known afterwards, the LP bound, and a policy that is told the truth.
+"""Reference lines of worlds: the best constant worth known afterwards, the LP bound, and a pacer that is told the truth.
 
 It plays worlds with knowledge that no bidder has. Where rivals answer or users tire, none of these bounds anything, and
 `oracle.reference_name` says so.

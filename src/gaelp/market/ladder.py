@@ -19,7 +19,6 @@ from gaelp.market.baselines import (
     Baseline,
     Days,
     Knobs,
-    Tuned,
     baselines_of,
     drawn,
     play,
