@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from gaelp.bidding.landscape import Landscape, Rules, tabulate
+from gaelp.bidding.landscape import SECOND_PRICE, Landscape, Rules, tabulate
 from gaelp.bidding.pacer import DEFAULT_PARAMS, DayState, PacerParams, Report, Terms, after_report, start_day
 from gaelp.core.schema import TICKS_PER_DAY
 
@@ -28,7 +28,7 @@ TRAFFIC = DAYLIGHT / DAYLIGHT.sum()
 
 
 def landscape(
-    items: int = 1, hourly: float = 0.2, rules: Rules = Rules(), **changes: float | Array
+    items: int = 1, hourly: float = 0.2, rules: Rules = SECOND_PRICE, **changes: float | Array
 ) -> Landscape:
     """Line items alike: 12,000 auctions a day; `hourly` is the amplitude of the log price over the day.
 

@@ -42,7 +42,7 @@ def watch_days(known, day, truth: Truth, seed: int, schema: Schema = SCHEMA) -> 
             history.update(
                 {n: getattr(marked, n) for n in marked._fields if n.startswith(("past_", "mark_"))}
             )
-        return solution.log_bid + kept["pace"]
+        return solution.log_bid + kept["pace"][:, None]
 
     end = play(bidder, known, day, truth=truth, rng=np.random.default_rng(seed + 1)).state._replace(**history)
     end = end._replace(tick=np.full_like(end.tick, 47))
@@ -107,11 +107,15 @@ def test_no_two_campaign_features_are_one_number_under_two_names(population):
 
 def test_a_name_stands_where_its_number_is():
     """At a decision whose answers are known by hand: half past ten on a Saturday, a quarter of the budget spent."""
+
+    def each(value: float) -> np.ndarray:
+        return np.full((4, 1), value)
+
     day = terms(8.0, 0.1, items=4)._replace(weekday=np.full(4, 5))
     state = start_day(L, day, np)._replace(
-        tick=np.full(4, 24), spent=np.full(4, 2.0), eligible=np.full(4, 6000.0), clicks=np.full(4, 30.0),
-        matured_clicks=np.full(4, 10.0), unmatured_clicks=np.full(4, 30.0), conversions=np.full(4, 3.0),
-        impressions=np.full(4, 900.0), price_dev=np.full(4, 0.2), price_slow=np.full(4, 0.05),
+        tick=np.full(4, 24), spent=np.full(4, 2.0), cost=each(2.0), eligible=each(6000.0), clicks=each(30.0),
+        matured_clicks=each(10.0), unmatured_clicks=np.tile([20.0, 10.0], (4, 1, 1)), conversions=each(3.0),
+        impressions=each(900.0), price_dev=each(0.2), price_slow=each(0.05),
     )  # fmt: skip
     # The daypart before the last one brought all of this; the one since then, not a half hour old, nothing.
     state = mark_decision(state, np.full(4, -0.35), np)
@@ -184,7 +188,7 @@ def test_numpy_in_double_and_jax_in_single_precision_tell_the_same_day(seed):
         return solution, seen, dual_log_bid(state, known32, day32, jnp)
 
     state, state32 = start_day(L, day, np), start_day(known32, day32, jnp)
-    conversions = np.zeros(4)
+    conversions = np.zeros((4, 1))
     for t in range(48):
         solution = solve(state, L, day, DEFAULT_PARAMS, np)
         solution32, seen32, dual32 = look(state32)
@@ -196,7 +200,7 @@ def test_numpy_in_double_and_jax_in_single_precision_tell_the_same_day(seed):
         if t % 8 == 0:
             pace = rng.choice(SCHEMA.pace_levels, 4)
             state, state32 = mark_decision(state, pace, np), mark(state32, jnp.asarray(pace, jnp.float32))
-        eligible = rng.poisson(12_000 * L.traffic[:, t]).astype(float)
+        eligible = rng.poisson(12_000 * L.traffic[:, [t]]).astype(float)
         impressions = rng.binomial(eligible.astype(int), 0.4).astype(float)
         clicks = rng.poisson(0.05 * impressions).astype(float)
         conversions = conversions + rng.poisson(0.2 * clicks)

@@ -9,6 +9,7 @@ from tests.market.worlds import CERTAIN, KNOWN, posterior
 from gaelp.bidding.pacer import DEFAULT_PARAMS, PacerParams
 from gaelp.market.baselines import CHUNK, HIGH, LOW, PAIRS, SEARCH_ROUNDS, WORLDS, Tuning, tune_pacer
 from gaelp.market.campaign import float32, score_pacers
+from gaelp.market.world import Kind
 
 FINALISTS = PAIRS * CHUNK // WORLDS
 MARKET = posterior()
@@ -35,7 +36,7 @@ def mean_scores(one: PacerParams, two: PacerParams, worlds: np.ndarray) -> tuple
     both = np.array([one] * (FINALISTS - 1) + [two], dtype=float)
     pairs = np.repeat(both, len(worlds), axis=0)
     got = score_pacers(
-        float32(MARKET), float32(KNOWN), float32(PacerParams(*pairs.T)), np.tile(worlds, (FINALISTS, 1))
+        float32(MARKET), float32(KNOWN), float32(PacerParams(*pairs.T)), np.tile(worlds, (FINALISTS, 1)), Kind()
     )
     means = np.asarray(got).reshape(FINALISTS, -1).mean(axis=1)
     return float(means[0]), float(means[-1])

@@ -11,6 +11,7 @@ from tests.market.histories import Planted, history
 
 from gaelp.core.errors import BadInput
 from gaelp.market.calibrate import Fit, calibrate
+from gaelp.market.world import BUDGETS
 
 
 def fitted(told: Planted, seed: int) -> Fit:
@@ -63,11 +64,12 @@ def test_the_rest_of_the_planted_market_is_found(plain):
     assert found.price_day_sd == pytest.approx(np.full(8, 0.2), rel=0.42)
     assert found.price_tick_sd == pytest.approx(np.full(8, 0.1), rel=0.25)
     assert found.price_tick_memory == pytest.approx(np.full(8, 0.7), abs=0.12)
-    assert found.arrival == pytest.approx(np.full(8, 0.1), abs=0.01)
+    assert found.delay_rate == pytest.approx(np.full((8, 2), 0.1), abs=0.01)
+    assert found.delay_share.tolist() == [[1.0, 0.0]] * 8
     assert found.volume == pytest.approx(np.full(8, 12_000), rel=0.12)
-    assert found.traffic.sum(axis=1) == pytest.approx(np.ones(8))
+    assert found.traffic.sum(axis=-1) == pytest.approx(np.ones((8, 7)))
     assert found.budget_low.tolist() == [3.0] * 8
-    assert found.target_cpa.tolist() == [0.12] * 8
+    assert found.target_cpa.tolist() == [[0.12] * BUDGETS] * 8
     assert (plain.days, plain.fatigue.estimate) == (28, pytest.approx(0.1, abs=0.06))
 
 

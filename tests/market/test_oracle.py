@@ -88,7 +88,8 @@ def played(one: Auctions, multiplier: float, shade: float | None) -> float:
             if price <= bid:
                 cost = (price if shade is None else bid) * worth * shown
                 share = 1.0 if cost <= left else left / cost
-                left, units, spend = left - share * cost, units + share * value * shown, spend + share * cost
+                left = max(left - share * cost, 0.0)
+                units, spend = units + share * value * shown, spend + share * cost
                 break
     return objective(units, spend, one.target[0], one.profit[0])
 
@@ -170,15 +171,15 @@ def test_without_a_target_it_is_the_linear_programs_optimum(slots, profit):
 
 @pytest.mark.parametrize("slots", [1, 3])
 def test_with_a_target_it_is_the_best_score_along_the_linear_programs_frontier(slots):
-    # 201 budgets up to the day's: the best of them is never above the bound and, between two, loses little.
+    # 81 budgets up to the day's: the best of them is never above the bound and, between two, loses little.
     rng = np.random.default_rng(10 + slots)
     many = drawn(rng, 6, 6, slots, target=rng.uniform(0.05, 0.8, 6))
     for b, got in enumerate(lp_bound(many)):
-        spends = np.linspace(0.0, many.budget[b], 201)
+        spends = np.linspace(0.0, many.budget[b], 81)
         frontier = [by_linprog(day(many, b), s) for s in spends]
         scores = [objective(u, s, many.target[b], False) for u, s in zip(frontier, spends, strict=True)]
         assert max(scores) <= got * (1 + 1e-9)
-        assert max(scores) >= got * 0.98
+        assert max(scores) >= got * 0.96
 
 
 # Nobody passes it
@@ -382,14 +383,14 @@ def test_it_is_never_below_the_best_point_of_the_grid_and_scores_what_it_says(se
 
 
 def test_two_knobs_that_make_up_for_each_other_are_followed_along_their_ridge():
-    # The top is at (1, 0.4); along m = 1 + 2 (s - 0.4) it falls forty times more slowly than across.
+    # The ridge m = 0.4 + 4 (s - 0.5) crosses the grid askew. Within one cell of the grid's best, 9.83 is the most there is to
+    # find by halving alone; the top, 10, is at s = 0.4.
     def score_of(m, s):
-        along, across = m - 1.0 + 2.0 * (s - 0.4), m - 1.0 - 2.0 * (s - 0.4)
-        return 10.0 - 0.05 * along**2 - 2.0 * across**2
+        return 10.0 - 20.0 * (m - 0.4 - 4.0 * (s - 0.5)) ** 2 - 5.0 * (s - 0.4) ** 2
 
     found = best_multiplier(score_of, axis(-3.0, 3.0), axis(0.0, 1.0, 5))
     np.testing.assert_allclose(found.score, 10.0, atol=0.02)
-    np.testing.assert_allclose(found.knobs[:, 0], [1.0, 0.4], atol=0.35)
+    np.testing.assert_allclose(found.knobs[:, 0], [0.0, 0.4], atol=0.2)
 
 
 def test_a_range_that_ends_too_early_is_pointed_out_and_a_plateau_is_not():

@@ -264,7 +264,7 @@ def test_worlds_differ_by_what_the_posterior_doubts_and_stay_inside_what_it_know
 def test_every_line_item_of_a_posterior_is_played():
     pair = posterior(price_mean=-3.0), posterior(price_mean=-2.0)
     two = float32(jax.tree.map(lambda *x: np.concatenate(x), *pair))
-    item = np.asarray(sample_worlds(two, jnp.arange(400)).terms.item)
+    item = np.asarray(sample_worlds(two, jnp.arange(400)).terms.item)[:, 0]
     # 200 of 400 each, within 4 standard deviations of 10.
     assert 160 <= (item == 0).sum() <= 240
     assert set(item.tolist()) == {0, 1}

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gaelp.bidding.landscape import Format, Rules
+from gaelp.bidding.landscape import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.core.xp import Array
@@ -31,11 +31,11 @@ def move_of(pace: float, tilt: float, schema: Schema) -> int:
     return schema.pace_levels.index(pace) * len(schema.tilt_levels) + schema.tilt_levels.index(tilt)
 
 
-def move_mask(schema: Schema, line_items: int, rules: Rules = Rules()) -> Array:
+def move_mask(schema: Schema, line_items: int, rules: Rules = SECOND_PRICE) -> Array:
     """Which of the joint moves do anything, [A].
 
-    The second knob tilts between line items, and with a single one it shades the bid. In second price nothing is shaded,
-    so there its non-zero levels are masked.
+    The second knob tilts between line items, and with a single one it shades the bid. In second price nothing is
+    shaded, so there its non-zero levels are masked.
     """
     tilt = np.asarray(schema.tilt_levels)[np.arange(schema.action_size) % len(schema.tilt_levels)]
     idle = line_items == 1 and rules.format is Format.SECOND_PRICE

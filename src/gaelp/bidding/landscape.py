@@ -72,6 +72,9 @@ class Rules:
         return len(self.exposure)
 
 
+SECOND_PRICE = Rules()
+
+
 class Landscape(NamedTuple):
     """G line items; float arrays [G] unless said. Rates are per eligible auction, money in currency units."""
 
@@ -144,7 +147,7 @@ class Response(NamedTuple):
 def response(
     rules: Rules, z: NDArray[np.float64], *, sd: float, clicks_price: float, slot_gap: float
 ) -> Response:
-    """Clicks per click_rate and cost per click_rate * exp(price level) at bids `z` (any shape, in sd around the level)."""
+    """Clicks per click_rate, cost per click_rate * exp(level), at bids `z` (any shape, in sd around the level)."""
     if rules.format is Format.GSP:
         return _gsp_response(rules, z, sd, clicks_price, slot_gap)
     clicks = normal_cdf(z - clicks_price, np)
@@ -178,7 +181,7 @@ def _gsp_response(
 
 
 def tabulate(
-    *, rules: Rules = Rules(), price_mean: Array, price_sd: Array, clicks_price: Array,
+    *, rules: Rules = SECOND_PRICE, price_mean: Array, price_sd: Array, clicks_price: Array,
     click_rate: Array, cost_scale: Array, conversion_rate: Array, order_value: Array,
     volume: Array, traffic: Array, price_hour: Array,
     price_day_sd: Array, delay_share: Array, delay_rate: Array, slot_gap: Array,

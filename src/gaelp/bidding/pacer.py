@@ -22,7 +22,6 @@ from gaelp.bidding.landscape import (
     GRID_HIGH,
     GRID_LOW,
     Landscape,
-    grid,
     landscape_hash,
     normal_quantile,
 )
@@ -296,7 +295,7 @@ def solve(
     rate = landscape.conversion_rate[item] * calibration(state, params)
     units = rate * unit_rate(landscape, terms, xp)
     level, sd = landscape.price_mean[item] + state.price_dev, landscape.price_sd[item]
-    # A click is worth `units` of the objective, so a worth w of the unit stands at z = (log w + log units - level) / sd.
+    # A click is worth `units` of the objective: a worth w of the unit stands at z = (log w + log units - level) / sd.
     offset = level - xp.log(xp.maximum(units, 1e-12))
     if item.shape[-1] == 1:
         low, high = (offset + sd * GRID_LOW)[..., 0], (offset + sd * GRID_HIGH)[..., 0]

@@ -1,9 +1,9 @@
 """The platform between our wish and the auction: levers, its own autobidder, edit limits, learning periods.
 
-A line item is steered by one lever: its bid, a target CPA, a target ROAS, or a budget. What is wanted is one multiplier
-(a log bid); `bidding/act.py` writes it into the lever's field, and here the platform makes a bid of it again, with its own
-estimate of the conversion rate and, for a budget, with its own pacing. An edit that is too small or one too many for the day leaves the field as
-it was; a large one starts the learning period anew, in which the platform's bids wander.
+A line item is steered by one lever: its bid, a target CPA, a target ROAS, or a budget. What is wanted is a log bid;
+whatever the field's unit, the platform makes a bid of it again: with its own estimate of the conversion rate and, for a
+budget, with its own pacing. An edit that is too small or one too many for the day leaves the field as it was; a large
+one starts the learning period anew, in which the platform's bids wander.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
 from gaelp.market.campaign import Certified, float32
 from gaelp.market.world import (
+    ONE_ITEM,
     Bank,
     Kind,
     Posterior,
@@ -35,8 +36,6 @@ from gaelp.market.world import (
     worlds_of,
 )
 
-ONE_ITEM = Kind()
-"""A single line item in second price."""
 Knobs: TypeAlias = Gains | PacerParams
 Floats: TypeAlias = NDArray[np.float64]
 

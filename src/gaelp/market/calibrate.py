@@ -120,8 +120,9 @@ def calibrate(hours: Hours, budget_low: float, budget_high: float) -> Fit:
         "price_day_sd",
     )
     delay = {"delay_share": np.tile([1.0, 0.0], (g_items, 1)), "delay_rate": np.full((g_items, 2), arrival)}
+    fitted: dict[str, Any] = {name: shared[name] for name in known} | delay
     landscape = tabulate(
-        **{name: shared[name] for name in known}, **delay,
+        **fitted,
         conversion_rate=(hours.conversions.sum((1, 2)) + 1.0) / (hours.clicks.sum((1, 2)) + 4.0),
         order_value=np.ones(g_items), slot_gap=np.zeros(g_items),
     )  # fmt: skip

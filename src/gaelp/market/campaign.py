@@ -22,6 +22,7 @@ from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
 from gaelp.core.schema import Schema
 from gaelp.market.world import (
     HIDDEN,
+    ONE_ITEM,
     Bank,
     Kind,
     Posterior,
@@ -142,7 +143,7 @@ class CampaignMarket:
 
     def __init__(
         self, *, posterior: Posterior, certified: Certified, schema: Schema, sample_move: SampleMove,
-        mode_move: ModeMove, phase: str, kind: Kind = Kind(),
+        mode_move: ModeMove, phase: str, kind: Kind = ONE_ITEM,
     ) -> None:  # fmt: skip
         check_posterior(posterior, kind)
         fits(schema, kind.items)
@@ -208,7 +209,7 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
+        *_, truth, _ = _decide_and_play(
             worlds,
             choose,
             landscape,
@@ -235,7 +236,7 @@ class CampaignMarket:
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
+        *_, truth, _ = _decide_and_play(
             worlds,
             choose,
             landscape,

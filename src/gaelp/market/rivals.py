@@ -1,11 +1,11 @@
 """Rivals: advertisers with purses and pacers of their own, who move the price level; they never see our bid.
 
-R rivals compete on each line item. Each bids a log distance `strength` + `move` around the market's level; the level that
-must be beaten is their smooth maximum, and a rival sets it as often as its softmax share says (for bids with Gumbel noise both are
-exact; ours is normal, so here they are an approximation). A rival that wins pays, so its purse empties faster
-where we win less: that is the only way in which our bid reaches it. A rival either paces, answering to how far its spend is
-from the traffic's plan, or spends until it is broke. Each enters at one half hour and leaves at another. With endless purses and no
-gain nobody answers, and prices are given.
+R rivals compete on each line item. Each bids a log distance `strength` + `move` around the market's level; the level
+that must be beaten is their smooth maximum, and a rival sets it as often as its softmax share says (for bids with
+Gumbel noise both are exact; ours is normal, so here they are an approximation). A rival that wins pays, so its purse
+empties faster where we win less: that is the only way in which our bid reaches it. A rival either paces, answering to
+how far its spend is from the traffic's plan, or spends until it is broke. Each enters at one half hour and leaves at
+another. With endless purses and no gain nobody answers, and prices are given.
 """
 
 from __future__ import annotations

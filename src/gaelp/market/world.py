@@ -2,14 +2,14 @@
 
 A world is a campaign of I line items in one auction format. It knows the truth; the bidder in it sees only the
 reports, as a platform would show them. Sampled auctions stand for the true volume with their weights (a rare segment
-of users is sampled more often and weighs less); the last win of the budget is fractional: of a half hour's exchangeable
-auctions the share that the money left can pay is kept. Clicks, arrivals and volumes are drawn with common
-random numbers, so two policies in one world differ only by what they did.
+of users is sampled more often and weighs less); the last win of the budget is fractional: of a half hour's
+exchangeable auctions the share that the money left can pay is kept. Clicks, arrivals and volumes are drawn with
+common random numbers, so two policies in one world differ only by what they did.
 
-Users tire and become aware by exposure, also of earlier days; conversions arrive late, some after midnight; what a platform
-shows at first is corrected in the following hours; rivals answer to prices with purses of their own (`rivals`); a
-platform's autobidder may stand between the wish and the bid (`autobid`). Plain: every line item meets auctions of its own;
-a day's effect on the next is carried in, and is not credited to the day before.
+Users tire and become aware by exposure, also of earlier days; conversions arrive late, some after midnight; what a
+platform shows at first is corrected in the following hours; rivals answer to prices with purses of their own
+(`rivals`); a platform's autobidder may stand between the wish and the bid (`autobid`). Plain: every line item meets
+auctions of its own; a day's effect on the next is carried in, and is not credited to the day before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Format, Landscape, Rules
+from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, SECOND_PRICE, Format, Landscape, Rules
 from gaelp.bidding.pacer import (
     DayState,
     PacerParams,
@@ -60,7 +60,7 @@ class Kind:
     rare segment. levers: whether the platform's autobidder stands between wish and bid.
     """
 
-    rules: Rules = Rules()
+    rules: Rules = SECOND_PRICE
     items: int = 1
     samples: int = 64
     rare: int = 0
@@ -72,6 +72,10 @@ class Kind:
                 f"a world needs line items and samples, and some that are not rare: got items {self.items}, "
                 f"samples {self.samples}, rare {self.rare}."
             )
+
+
+ONE_ITEM = Kind()
+"""A campaign of one line item in second price: what the sandbox sells."""
 
 
 class Posterior(NamedTuple):
@@ -225,7 +229,7 @@ class Truth(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Sampled auctions, fixed for every run: [BANK] standard normal log prices, and [BANK,3] log gaps to lower slots."""
+    """Sampled auctions, the same in every run: [BANK] standard normal log prices, [BANK,3] log gaps to lower slots."""
 
     price: jax.Array
     gap: jax.Array
@@ -455,11 +459,11 @@ def start_truth(world: World) -> Truth:
 class Sampled(NamedTuple):
     """The sampled auctions of one half hour, S per line item; [B,I,S] unless said."""
 
-    weight: jax.Array | float
+    weight: jax.Array
     """How much of the half hour's traffic each stands for; sums to 1 over S."""
     clicks: jax.Array
     """Clicks at full exposure, in average clicks, times the weight."""
-    worth: jax.Array | float
+    worth: jax.Array
     """What one of these clicks is worth, in average clicks."""
     prices: tuple[jax.Array, ...]
     """Competing log price per click of each slot, around the level, falling."""
@@ -470,7 +474,7 @@ def sampled(world: World, kind: Kind, bank: Bank, t: jax.Array) -> Sampled:
     at = (world.offsets[..., t][..., None] + jnp.arange(kind.samples)) % BANK
     eps = bank.price[at]
     rho = world.clicks_price[..., None]
-    weight, worth = 1.0 / kind.samples, 1.0
+    weight, worth = jnp.float32(1.0 / kind.samples), jnp.float32(1.0)
     price = world.price_sd[..., None] * eps
     if kind.rare:
         # The rare users' auctions are sampled more often than they come, and weigh as much less.
