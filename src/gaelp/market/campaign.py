@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -348,17 +348,4 @@ class CampaignMarket:
         ).max(axis=0)
 
 
-@partial(jax.jit, static_argnames="kind")
-def score_pacers(
-    posterior: Posterior, landscape: Landscape, candidates: PacerParams, seeds: jax.Array, kind: Kind
-) -> jax.Array:
-    """Scores [P,n] of P candidate parameter sets (leading axis of each field), the p-th on the worlds of seeds[p]."""
-    bank = auctions_bank()
-
-    def one(pair: tuple[PacerParams, jax.Array]) -> jax.Array:
-        return pacer_scores(worlds_of(posterior, pair[1], kind), landscape, pair[0], bank, kind)
-
-    return jax.lax.map(one, (candidates, seeds))
-
-
-__all__ = ["HIDDEN", "CampaignMarket", "Certified", "score_pacers"]
+__all__ = ["HIDDEN", "CampaignMarket", "Certified"]
