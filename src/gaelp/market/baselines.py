@@ -124,7 +124,7 @@ def baselines_of(kind: Kind, *, target: float) -> tuple[Baseline, ...]:
                 "integral",
                 "target",
                 *shade,
-            )  # fmt: skip
+            )
         )
         found.append(_controller("target x value", Rule.TARGET, "shift", *shade))
     return (*found, *PACERS)
