@@ -161,7 +161,7 @@ def _told(days: Days, row: int) -> dict[str, Any]:
     }
 
 
-class CampaignEnv(gym.Env[NDArray[np.float32], np.int64]):
+class CampaignEnv(gym.Env[NDArray[Any], np.int64]):
     """One campaign-day after another in the worlds of a suite (`gaelp ladder --help` names them).
 
     The pacer that is steered is the receding-horizon one as it is before any tuning.
