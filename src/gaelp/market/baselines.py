@@ -114,18 +114,8 @@ def baselines_of(kind: Kind, *, target: float) -> tuple[Baseline, ...]:
     opened = ("target", "target_opening") if held else ()
     found.append(_controller("dual pacing", Rule.DUALS, "shift", "tilt", "pace", *opened, *shade))
     if held:
-        found.append(
-            _controller(
-                "minimum of multipliers",
-                Rule.SMALLER_WORTH,
-                "shift",
-                "tilt",
-                "pace",
-                "integral",
-                "target",
-                *shade,
-            )  # fmt: skip
-        )
+        free = ("shift", "tilt", "pace", "integral", "target", *shade)
+        found.append(_controller("minimum of multipliers", Rule.SMALLER_WORTH, *free))
         found.append(_controller("target x value", Rule.TARGET, "shift", *shade))
     return (*found, *PACERS)
 

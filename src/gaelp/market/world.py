@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, SECOND_PRICE, Format, Landscape, Rules
+from gaelp.bidding.landscape import SECOND_PRICE, Format, Landscape, Rules
 from gaelp.bidding.pacer import (
     DayState,
     PacerParams,
@@ -537,7 +537,7 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
 def day_auctions(world: World, kind: Kind, bank: Bank) -> Auctions:
     """All sampled auctions of B days as the yardstick takes them, [B, 48 I S] and as many slots as the format has.
 
-    Expected clicks, and conversion rates of users who have not been shown anything, at the prices that rivals make before
+    Expected clicks, conversion rates of users who have not been shown anything, and the prices that rivals make before
     they answer: where nobody answers and nobody tires, those very auctions that `half_hour` plays.
     """
     units = world.conversion_rate * world.unit_worth
@@ -682,20 +682,6 @@ def pacer_scores(
 ) -> jax.Array:
     """The day's score under the pacer alone, [B]."""
     return day_score(pacer_day(world, landscape, params, bank, kind)[0], world)
-
-
-def constant_scores(
-    world: World, landscape: Landscape, params: PacerParams, bank: Bank, kind: Kind, points: int = 33
-) -> jax.Array:
-    """Scores of `points` constant bids around each world's true price level, [points, B]."""
-    z_grid = jnp.linspace(GRID_LOW, GRID_HIGH, points)
-
-    def one(z: jax.Array) -> jax.Array:
-        bid = world.price_mean + world.price_sd * z
-        truth, _ = play_day(world, lambda s, terms: bid, landscape, params, bank, kind)
-        return day_score(truth, world)
-
-    return jax.lax.map(one, z_grid)
 
 
 def worlds_of(posterior: Posterior, seeds: np.ndarray | jax.Array, kind: Kind) -> World:
