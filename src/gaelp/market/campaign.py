@@ -334,8 +334,8 @@ class CampaignMarket:
         return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
 
     def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
-        """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is no
-        bound: a policy that rests its users may beat it."""
+        """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is
+        no bound: a policy that rests its users may beat it."""
         worlds = self._worlds(self.posterior, jnp.asarray(seeds))
         return best_constant(worlds, self._landscape, self._bank, self.kind).score
 

@@ -116,7 +116,7 @@ class _Plan:
 
 
 def _plans() -> dict[str, _Plan]:
-    found = {}
+    found: dict[str, _Plan] = {}
     for name, rules in FORMATS.items():
         for ending, traits in (
             ("", ()), ("-cpa", (Trait.TARGET,)), ("-drift", (Trait.DRIFT,)),
@@ -131,10 +131,10 @@ def _plans() -> dict[str, _Plan]:
         found[f"all-{name}"] = _Plan(room=Room.RESPONSE, rules=rules, traits=frozenset(Trait))
     late = frozenset({Trait.TARGET, Trait.COLD, Trait.DELAY})
     found["eight-items"] = _Plan(room=Room.RESPONSE, rules=second, traits=late, items=8)
-    for name, traits in (
-        ("cold-start", {Trait.TARGET, Trait.COLD}), ("delay", {Trait.TARGET, Trait.DELAY}), ("rivals", {Trait.RIVALS}),
+    for name, alone in (
+        ("cold-start", (Trait.TARGET, Trait.COLD)), ("delay", (Trait.TARGET, Trait.DELAY)), ("rivals", (Trait.RIVALS,)),
     ):  # fmt: skip
-        found[name] = _Plan(room=Room.INFORMATION, rules=second, traits=frozenset(traits))
+        found[name] = _Plan(room=Room.INFORMATION, rules=second, traits=frozenset(alone))
     return found
 
 

@@ -474,7 +474,7 @@ def sampled(world: World, kind: Kind, bank: Bank, t: jax.Array) -> Sampled:
     at = (world.offsets[..., t][..., None] + jnp.arange(kind.samples)) % BANK
     eps = bank.price[at]
     rho = world.clicks_price[..., None]
-    weight, worth = jnp.float32(1.0 / kind.samples), jnp.float32(1.0)
+    weight, worth = jnp.asarray(1.0 / kind.samples), jnp.asarray(1.0)
     price = world.price_sd[..., None] * eps
     if kind.rare:
         # The rare users' auctions are sampled more often than they come, and weigh as much less.
