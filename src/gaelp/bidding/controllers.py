@@ -116,17 +116,17 @@ def control(
     counted = unit_rate(landscape, terms, xp)
     done = ((state.conversions + state.unmatured_clicks.sum(-1) * rate) * counted).sum(-1)
     cost = (HELD_UNITS * target + state.spent) / (HELD_UNITS + done)
-    excess = xp.where(wanted, xp.log(cost / target), -xp.inf)
+    excess = gains.target * xp.where(wanted, xp.log(cost / target), 0.0)
 
-    larger = xp.maximum(pace, xp.where(wanted, gains.target * excess, -xp.inf))
+    larger = xp.where(wanted, xp.maximum(pace, excess), pace)
     error = xp.where(gains.rule == Rule.LARGER_ERROR, larger, pace)
     integral = INTEGRAL_MEMORY * memory.integral + error
     move = -gains.pace * error - gains.integral * integral - gains.change * (error - memory.error)
     moved = xp.clip(move, -REACH, REACH)
 
     by_budget = opened.log_worth_budget + moved
-    by_target = opened.log_worth_target - xp.clip(xp.where(wanted, gains.target * excess, 0.0), -REACH, REACH)
-    leaning = xp.exp(xp.clip(gains.target_opening + xp.where(wanted, gains.target * excess, 0.0), -8.0, 8.0))
+    by_target = opened.log_worth_target - xp.clip(excess, -REACH, REACH)
+    leaning = xp.exp(xp.clip(gains.target_opening + excess, -8.0, 8.0))
     duals = xp.log((1.0 + leaning) / (xp.exp(-by_budget) + leaning / target))
     held = opened.log_worth + moved
     chosen = (

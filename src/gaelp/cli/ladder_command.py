@@ -95,9 +95,8 @@ def _show(ladder: Ladder) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"room: {100 * ladder.room:.1f} % of the reference above {ladder.best}; "
-        f"{ladder.seeds} x {ladder.worlds} worlds; "
-        f"the certified pacer wins {100 * _certified(ladder).win_rate:.1f} % of the auctions\n"
+        f"room: {100 * ladder.room:.1f} % of the reference above {ladder.best}; {ladder.seeds} x {ladder.worlds} "
+        f"worlds; the certified pacer wins {100 * _certified(ladder).win_rate:.1f} % of the auctions\n"
     )
 
 

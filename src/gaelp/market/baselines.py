@@ -63,8 +63,8 @@ class Baseline:
 
 def _pacer(name: str, keeps_target: float) -> Baseline:
     def params(*told: float) -> PacerParams:
-        *first, done_prior = (np.float64(x) for x in told)
-        return PacerParams(*first, np.float64(keeps_target), done_prior)
+        named = dict(zip(PacerParams._fields, (*told[:-1], keeps_target, told[-1]), strict=True))
+        return PacerParams(**{name: np.float64(value) for name, value in named.items()})
 
     return Baseline(
         name=name, default=DEFAULT_PARAMS._replace(keeps_target=np.float64(keeps_target)),
@@ -114,18 +114,8 @@ def baselines_of(kind: Kind, *, target: float) -> tuple[Baseline, ...]:
     opened = ("target", "target_opening") if held else ()
     found.append(_controller("dual pacing", Rule.DUALS, "shift", "tilt", "pace", *opened, *shade))
     if held:
-        found.append(
-            _controller(
-                "minimum of multipliers",
-                Rule.SMALLER_WORTH,
-                "shift",
-                "tilt",
-                "pace",
-                "integral",
-                "target",
-                *shade,
-            )
-        )
+        free = ("shift", "tilt", "pace", "integral", "target", *shade)
+        found.append(_controller("minimum of multipliers", Rule.SMALLER_WORTH, *free))
         found.append(_controller("target x value", Rule.TARGET, "shift", *shade))
     return (*found, *PACERS)
 

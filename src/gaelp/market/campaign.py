@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,6 +20,7 @@ from gaelp.bidding.observe import fits, mark_decision, observe
 from gaelp.bidding.pacer import DayState, PacerParams, after_report, bids, pacer_hash, solve, start_day
 from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
 from gaelp.core.schema import Schema
+from gaelp.market.hindsight import best_constant
 from gaelp.market.world import (
     HIDDEN,
     ONE_ITEM,
@@ -30,7 +31,6 @@ from gaelp.market.world import (
     World,
     auctions_bank,
     check_posterior,
-    constant_scores,
     day_score,
     half_hour,
     hidden,
@@ -161,7 +161,7 @@ class CampaignMarket:
         self._modes = jax.jit(self._mode_days)
         self._pacers = jax.jit(self._pacer_days)
         self._random = jax.jit(self._random_days)
-        self._constants = jax.jit(self._constant_days)
+        self._worlds = jax.jit(partial(worlds_of, kind=kind))
 
     # The compiled functions take what varies (posterior, landscape, parameters) as arguments, so that markets of one
     # shape share a compilation through the persistent cache.
@@ -254,13 +254,6 @@ class CampaignMarket:
     ) -> jax.Array:
         return pacer_scores(worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind)
 
-    def _constant_days(
-        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
-    ) -> jax.Array:
-        return constant_scores(
-            worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind
-        )
-
     def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
         """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world.
 
@@ -341,11 +334,10 @@ class CampaignMarket:
         return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
 
     def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
-        """Scores [n] of the best constant bid in hindsight, per world. Users carry exposure over, so it is no
-        bound: a policy that rests its users may beat it."""
-        return np.asarray(
-            self._constants(self.posterior, self._landscape, self._params, jnp.asarray(seeds))
-        ).max(axis=0)
+        """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is
+        no bound: a policy that rests its users may beat it."""
+        worlds = self._worlds(self.posterior, jnp.asarray(seeds))
+        return best_constant(worlds, self._landscape, self._bank, self.kind).score
 
 
 __all__ = ["HIDDEN", "CampaignMarket", "Certified"]

@@ -1,4 +1,4 @@
-"""Reference lines of worlds: the best constant worth known afterwards, the LP bound, and a pacer that is told the truth.
+"""Reference lines of worlds: the best constant worth in hindsight, the LP bound, and a pacer that is told the truth.
 
 It plays worlds with knowledge that no bidder has. Where rivals answer or users tire, none of these bounds anything, and
 `oracle.reference_name` says so.
@@ -85,7 +85,7 @@ def best_constant(world: World, landscape: Landscape, bank: Bank, kind: Kind) ->
         knobs = Knobs(jnp.asarray(log_worth, jnp.float32), jnp.asarray(strength, jnp.float32))
         return np.asarray(constant_score(world, landscape, knobs, bank, kind=kind))
 
-    return best_multiplier(score_of, *axes, starts=1 if shades else 2, halvings=HALVINGS)
+    return best_multiplier(score_of, *axes, starts=1, halvings=HALVINGS)
 
 
 def best_on_auctions(world: World, bank: Bank, kind: Kind) -> Floats:
@@ -126,8 +126,8 @@ def told_the_truth(world: World, worn: Array, kind: Kind) -> Known:
     known = tabulate(
         rules=kind.rules, price_mean=flat(world.price_mean), price_sd=flat(world.price_sd),
         clicks_price=flat(world.clicks_price), click_rate=flat(world.click_rate), cost_scale=flat(world.cost_scale),
-        conversion_rate=flat(world.conversion_rate * jnp.asarray(worn)[item]), order_value=flat(world.unit_worth), volume=total,
-        traffic=volume / total[:, None], price_hour=path, price_day_sd=np.zeros(len(total)),
+        conversion_rate=flat(world.conversion_rate * jnp.asarray(worn)[item]), order_value=flat(world.unit_worth),
+        volume=total, traffic=volume / total[:, None], price_hour=path, price_day_sd=np.zeros(len(total)),
         delay_share=flat(world.delay_share), delay_rate=flat(world.delay_rate), slot_gap=flat(world.slot_gap),
     )  # fmt: skip
     own = jnp.arange(days * items).reshape(item.shape)

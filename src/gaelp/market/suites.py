@@ -53,7 +53,7 @@ class Trait(Enum):
     DRIFT = "drift"
     """The price level walks over the day, and may jump once."""
     COLD = "cold start"
-    """The conversion rate's scale is known up to a log standard deviation of 0.5, half of it common to all line items."""
+    """The conversion rate's scale is known up to a log standard deviation of 0.5, half common to all line items."""
     DELAY = "delay"
     """Conversions arrive ten half hours late on average."""
     RIVALS = "rivals"
@@ -116,10 +116,11 @@ class _Plan:
 
 
 def _plans() -> dict[str, _Plan]:
-    found = {}
+    found: dict[str, _Plan] = {}
     for name, rules in FORMATS.items():
         for ending, traits in (
-            ("", ()), ("-cpa", (Trait.TARGET,)), ("-drift", (Trait.DRIFT,)), ("-cpa-drift", (Trait.TARGET, Trait.DRIFT)),
+            ("", ()), ("-cpa", (Trait.TARGET,)), ("-drift", (Trait.DRIFT,)),
+            ("-cpa-drift", (Trait.TARGET, Trait.DRIFT)),
         ):  # fmt: skip
             found[name + ending] = _Plan(room=Room.NONE, rules=rules, traits=frozenset(traits))
     second = FORMATS["second-price"]
@@ -130,10 +131,10 @@ def _plans() -> dict[str, _Plan]:
         found[f"all-{name}"] = _Plan(room=Room.RESPONSE, rules=rules, traits=frozenset(Trait))
     late = frozenset({Trait.TARGET, Trait.COLD, Trait.DELAY})
     found["eight-items"] = _Plan(room=Room.RESPONSE, rules=second, traits=late, items=8)
-    for name, traits in (
-        ("cold-start", {Trait.TARGET, Trait.COLD}), ("delay", {Trait.TARGET, Trait.DELAY}), ("rivals", {Trait.RIVALS}),
+    for name, alone in (
+        ("cold-start", (Trait.TARGET, Trait.COLD)), ("delay", (Trait.TARGET, Trait.DELAY)), ("rivals", (Trait.RIVALS,)),
     ):  # fmt: skip
-        found[name] = _Plan(room=Room.INFORMATION, rules=second, traits=frozenset(traits))
+        found[name] = _Plan(room=Room.INFORMATION, rules=second, traits=frozenset(alone))
     return found
 
 
@@ -167,8 +168,8 @@ _PEAKS = 0.3 + np.exp(-(((HOUR - 12) / 3) ** 2)) + 1.2 * np.exp(-(((HOUR - 20) /
 _DEARER = 0.3 * np.sqrt(2) * np.sin(2 * np.pi * (HOUR - 9) / 24)
 """Log price by half hour, standard deviation 0.3."""
 
-# An impression's log value has standard deviation 0.8, its log price 0.7, and their correlation is 0.5. A price per click
-# is price over value: standard deviation 0.755, and clicks_price is the covariance of log value with it, over that.
+# An impression's log value has standard deviation 0.8, its log price 0.7, and their correlation is 0.5. A price per
+# click is price over value: standard deviation 0.755, and clicks_price is log value's covariance with it, over that.
 _PRICE_SD = float(np.sqrt(0.8**2 + 0.7**2 - 2 * 0.5 * 0.8 * 0.7))
 _CLICKS_PRICE = (0.5 * 0.8 * 0.7 - 0.8**2) / _PRICE_SD
 _CLICKS, _CONVERSIONS = 20_000.0, 600.0
@@ -203,7 +204,8 @@ def suite(name: str) -> Suite:
         "clicks_price": _CLICKS_PRICE * one, "click_rate": _CLICKS / _AUCTIONS * one, "cost_scale": one,
         "volume": _AUCTIONS * weight, "price_hour": np.tile(_DEARER, (g, 1)), "price_day_sd": 0.3 * one,
         "slot_gap": (0.3 if plan.rules.format is Format.GSP else 0.0) * one,
-        "delay_share": np.tile([1.0, 0.0], (g, 1)), "delay_rate": np.full((g, 2), _DELAYED if has(Trait.DELAY) else 1.0),
+        "delay_share": np.tile([1.0, 0.0], (g, 1)),
+        "delay_rate": np.full((g, 2), _DELAYED if has(Trait.DELAY) else 1.0),
     }  # fmt: skip
     fresh = _CONVERSIONS / _CLICKS * np.exp(0.3 * spread)
     traffic = np.tile(_PEAKS / _PEAKS.sum(), (g, 1))

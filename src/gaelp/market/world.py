@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, SECOND_PRICE, Format, Landscape, Rules
+from gaelp.bidding.landscape import SECOND_PRICE, Format, Landscape, Rules
 from gaelp.bidding.pacer import (
     DayState,
     PacerParams,
@@ -233,7 +233,7 @@ class Truth(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Sampled auctions, the same in every run: [BANK] standard normal log prices, [BANK,SLOTS - 1] log gaps to lower slots."""
+    """Sampled auctions, the same in every run: [BANK] normal log prices, [BANK,SLOTS - 1] log gaps to lower slots."""
 
     price: jax.Array
     gap: jax.Array
@@ -486,7 +486,7 @@ def sampled(world: World, kind: Kind, bank: Bank, t: jax.Array) -> Sampled:
     at = (world.offsets[..., t][..., None] + jnp.arange(kind.samples)) % BANK
     eps = bank.price[at]
     rho = world.clicks_price[..., None]
-    weight, worth = jnp.float32(1.0 / kind.samples), jnp.float32(1.0)
+    weight, worth = jnp.asarray(1.0 / kind.samples), jnp.asarray(1.0)
     price = world.price_sd[..., None] * eps
     if kind.rare:
         # The rare users' auctions are sampled more often than they come, and weigh as much less.
@@ -549,7 +549,7 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
 def day_auctions(world: World, kind: Kind, bank: Bank) -> Auctions:
     """All sampled auctions of B days as the yardstick takes them, [B, 48 I S] and as many slots as the format has.
 
-    Expected clicks, and conversion rates of users who have not been shown anything, at the prices that rivals make before
+    Expected clicks, conversion rates of users who have not been shown anything, and the prices that rivals make before
     they answer: where nobody answers and nobody tires, those very auctions that `half_hour` plays.
     """
     units = world.conversion_rate * world.unit_worth
@@ -695,20 +695,6 @@ def pacer_scores(
 ) -> jax.Array:
     """The day's score under the pacer alone, [B]."""
     return day_score(pacer_day(world, landscape, params, bank, kind)[0], world)
-
-
-def constant_scores(
-    world: World, landscape: Landscape, params: PacerParams, bank: Bank, kind: Kind, points: int = 33
-) -> jax.Array:
-    """Scores of `points` constant bids around each world's true price level, [points, B]."""
-    z_grid = jnp.linspace(GRID_LOW, GRID_HIGH, points)
-
-    def one(z: jax.Array) -> jax.Array:
-        bid = world.price_mean + world.price_sd * z
-        truth, _ = play_day(world, lambda s, terms: bid, landscape, params, bank, kind)
-        return day_score(truth, world)
-
-    return jax.lax.map(one, z_grid)
 
 
 def worlds_of(posterior: Posterior, seeds: np.ndarray | jax.Array, kind: Kind) -> World:
