@@ -9,7 +9,7 @@ from scipy.stats import norm
 from tests.bidding.days import HOUR, TRAFFIC
 
 from gaelp.core.schema import default_schema
-from gaelp.market.calibrate import Hours
+from gaelp.market.hours import Hours
 
 TICKS = 48
 EXPOSURE_UNIT = 0.04

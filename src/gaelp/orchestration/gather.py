@@ -15,7 +15,7 @@ from gaelp.core.money import MICROS
 from gaelp.core.schema import TICKS_PER_DAY, Schema
 from gaelp.evidence.sequences import betting_interval
 from gaelp.logs.canonical import History, cube
-from gaelp.market.calibrate import Hours
+from gaelp.market.hours import Hours
 from gaelp.orchestration.live import PlayedDay, Slot, episodes_of
 
 

@@ -1,0 +1,95 @@
+"""Volumes from eligible auctions: the ordinary day, weekdays and their shapes, and the shocks around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gaelp.core.errors import BadInput
+from gaelp.core.schema import TICKS_PER_DAY
+from gaelp.core.xp import Array
+from gaelp.market.estimates import pool, small_sample
+from gaelp.market.hours import Hours
+from gaelp.market.paths import Shocks, shocks
+
+WEEKDAYS = 7
+LOG_VOLUME_SD = 3.0
+"""Before the log is read an ordinary day holds from a hundredth to a hundred times as many auctions."""
+WEEKDAY_SD = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volumes:
+    """Auctions of G line items: an ordinary day's number [G], log weekday levels [G,7], shapes [G,7,48] that sum to 1."""
+
+    volume: Array
+    volume_se: Array
+    weekday: Array
+    weekday_se: Array
+    traffic: Array
+    shocks: Shocks
+
+
+def fit_volumes(hours: Hours) -> Volumes:
+    """Fit every line item. Weekdays are drawn to the mean of all days by how far they truly differ."""
+    eligible, weekday = hours.eligible, hours.weekday
+    by_day = eligible.sum(2)
+    if (by_day <= 0).any():
+        item, day = np.argwhere(by_day <= 0)[0]
+        raise BadInput(f"line item {int(item)}: day {int(day)} of the log has no eligible auction at all.")
+    days = len(weekday)
+    traffic = _shapes(hours)
+    level, level_se = (np.zeros((len(eligible), WEEKDAYS)) for _ in range(2))
+    log_day = np.log(by_day)
+    for item, row in enumerate(log_day):
+        level[item], level_se[item] = _weekdays(row, weekday)
+    left = log_day - level[:, weekday]
+    residual = np.log(eligible + 0.5) - np.log(np.maximum(traffic[:, weekday], 1e-9) * np.exp(level)[:, weekday, None])
+    residual = residual - residual.mean(1, keepdims=True)
+    found = shocks(residual, 1.0 / (eligible + 0.5))
+    # A log-normal shock of mean 1 has a logarithm below 0; the drift's is above it on average.
+    bent = 0.5 * (found.day_sd.mean**2 - found.tick_sd.mean**2)
+    volume = np.exp(left.mean(1) + bent)
+    se = volume * left.std(1, ddof=1) / np.sqrt(days) * small_sample(days)
+    return Volumes(
+        volume=volume, volume_se=se, weekday=level, weekday_se=level_se, traffic=traffic, shocks=found
+    )
+
+
+def _weekdays(log_day: Array, weekday: Array) -> tuple[Array, Array]:
+    """Log levels of the seven weekdays around their mean, and standard errors; one line item's [D] days."""
+    on = weekday == np.arange(WEEKDAYS)[:, None]
+    count = on.sum(1)
+    centred = log_day - log_day.mean()
+    means = (on * centred).sum(1) / np.maximum(count, 1)
+    within = centred - means[weekday]
+    freedom = max(1, len(weekday) - int((count > 0).sum()))
+    # With one day a weekday nothing tells weekdays from days: all of the spread counts as chance.
+    spread = within @ within if freedom > 1 else centred @ centred
+    sd = max(float(np.sqrt(spread / freedom)), 1e-3)
+    se = np.where(count > 0, sd / np.sqrt(np.maximum(count, 1)), 10.0 * sd)
+    drawn = pool(means, se)
+    return drawn.mean - drawn.mean.mean(), drawn.sd
+
+
+def _shapes(hours: Hours) -> Array:
+    """[G,7,48] shares of the day's auctions, each weekday's drawn to the common shape."""
+    eligible, weekday = hours.eligible, hours.weekday
+    share = (eligible + 0.5) / (eligible.sum(2, keepdims=True) + 0.5 * TICKS_PER_DAY)
+    common = np.log(share.mean(1))
+    away = np.log(share) - np.log(share).mean(1, keepdims=True)
+    on = (weekday == np.arange(WEEKDAYS)[:, None]).astype(float)
+    count = on.sum(1)
+    means = np.einsum("wd,gdt->gwt", on, away) / np.maximum(count, 1.0)[:, None]
+    freedom = max(1, len(weekday) - int((count > 0).sum()))
+    chance = ((away - means[:, weekday]) ** 2).sum(1) / freedom
+    seen = count > 0
+    # Chance alone leaves a weekday's mean this variance around the mean of all days.
+    expected = chance[:, None] * (1.0 / np.maximum(count, 1.0) - 1.0 / len(weekday))[:, None]
+    true = np.maximum((means**2 - expected)[:, seen].mean((1, 2)), 0.0)[:, None, None]
+    trust = np.where(seen[:, None], true / (true + chance[:, None] / np.maximum(count, 1.0)[:, None] + 1e-12), 0.0)
+    if freedom == 1:
+        trust = np.zeros_like(trust)
+    shape = np.exp(common[:, None] + trust * means)
+    return shape / shape.sum(-1, keepdims=True)
