@@ -15,7 +15,7 @@ from gaelp.bidding.landscape import Landscape, tabulate
 from gaelp.core.errors import BadInput
 from gaelp.core.xp import Array
 from gaelp.market import fit_conversions, fit_prices, fit_rivals, fit_volumes, paths
-from gaelp.market.estimates import Z90, Marginal, Parameter, log_normal, normal, told
+from gaelp.market.estimates import Z90, Marginal, Parameter, log_normal, normal, small_sample, told
 from gaelp.market.fit_conversions import Conversions
 from gaelp.market.fit_delay import Delay, fit_delay, matured, matured_at_reading
 from gaelp.market.fit_prices import Prices
@@ -124,7 +124,7 @@ def _order_values(hours: Hours) -> tuple[Array, Array]:
         raise BadInput(f"worth: line item {int(worth.sum(1).argmin())} has no order of any value in the log.")
     mean = worth.sum(1) / count.sum(1)
     left = worth - mean[:, None] * count
-    return mean, np.sqrt((left**2).sum(1)) / count.sum(1)
+    return mean, np.sqrt((left**2).sum(1)) / count.sum(1) * small_sample(worth.shape[1])
 
 
 def _parameters(
@@ -195,6 +195,7 @@ def _parameters(
 
 def _delay(delay: Delay) -> list[list[Parameter]]:
     """The mixture's own numbers, and the share known after 4 and 24 hours, which are told when they are not."""
+
     def known(points: Array, half_hours: int) -> Array:
         return matured(points[:, :2], points[:, 2:], np.array(half_hours))
 
@@ -213,13 +214,18 @@ def _delay(delay: Delay) -> list[list[Parameter]]:
         sd = np.sqrt(delay.weight @ (values - at) ** 2)
         prior = np.quantile(of(delay.prior), [0.05, 0.95])
         found = Marginal(
-            mean=at, sd=np.array([sd]), low=np.minimum(np.array([low]), at), high=np.maximum(np.array([high]), at)
+            mean=at,
+            sd=np.array([sd]),
+            low=np.minimum(np.array([low]), at),
+            high=np.maximum(np.array([high]), at),
         )
         out.append(_shared(name, found, (float(prior[0]), float(prior[1])), "arrivals by half hour", unknown))
     return out
 
 
-def _shared(name: str, found: Marginal, prior: tuple[float, float], says: str, unknown: str) -> list[Parameter]:
+def _shared(
+    name: str, found: Marginal, prior: tuple[float, float], says: str, unknown: str
+) -> list[Parameter]:
     """A parameter of the whole account."""
     one = told(name, found, prior, says, unknown)[0]
     return [Parameter(**{**one.__dict__, "item": None})]

@@ -12,7 +12,7 @@ from gaelp.core.xp import Array
 
 Z90 = 1.6448536
 """Half of a normal 90 % interval, in standard deviations."""
-TELLING = 0.8
+TELLING = 0.6
 """A log tells a parameter where its 90 % interval is at most this share of the prior's."""
 
 
@@ -68,13 +68,22 @@ class Marginal:
 def normal(mean: Array, sd: Array, least: float = -np.inf) -> Marginal:
     """Normal marginals cut off at `least`."""
     low, high = mean - Z90 * sd, mean + Z90 * sd
-    return Marginal(mean=np.maximum(mean, least), sd=sd, low=np.maximum(low, least), high=np.maximum(high, least))
+    return Marginal(
+        mean=np.maximum(mean, least), sd=sd, low=np.maximum(low, least), high=np.maximum(high, least)
+    )
 
 
 def log_normal(mean: Array, sd: Array) -> Marginal:
     """Marginals of a positive number whose relative standard error is sd / mean."""
     ratio = np.exp(Z90 * sd / mean)
     return Marginal(mean=mean, sd=sd, low=mean / ratio, high=mean * ratio)
+
+
+def widened(found: Marginal, extra: Array) -> Marginal:
+    """Marginals of a number that cannot be negative, with an independent error of deviation `extra` added."""
+    low = found.mean - np.hypot(found.mean - found.low, Z90 * extra)
+    high = found.mean + np.hypot(found.high - found.mean, Z90 * extra)
+    return Marginal(mean=found.mean, sd=np.hypot(found.sd, extra), low=np.maximum(low, 0.0), high=high)
 
 
 def told(name: str, found: Marginal, prior: tuple[float, float], says: str, unknown: str) -> list[Parameter]:

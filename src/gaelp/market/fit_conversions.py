@@ -113,7 +113,9 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array) -
     clicks, seen = clicks.reshape(len(seen), -1), seen.reshape(len(seen), -1)
     for _ in range(12):
         lift = 1.0 + theta[:, 2, None] * aware
-        mean = clicks * np.exp(theta[:, 0, None] - theta[:, 1, None] * tired - theta[:, 3, None] * left) * lift
+        mean = (
+            clicks * np.exp(theta[:, 0, None] - theta[:, 1, None] * tired - theta[:, 3, None] * left) * lift
+        )
         slope = np.stack([np.ones_like(mean), -tired, aware / lift, -left], axis=1)
         pull = (slope @ (seen - mean)[..., None])[..., 0] - precision * (theta - centre)
         information = (slope * mean[:, None]) @ slope.transpose(0, 2, 1) + np.diag(precision)
@@ -122,7 +124,9 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array) -
         theta[:, 2] = np.clip(theta[:, 2], -0.9, 5.0)
         if np.abs(step).max() < 1e-4:
             break
-    log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum(1) - 0.5 * (precision * (theta - centre) ** 2).sum(1)
+    log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum(1) - 0.5 * (
+        precision * (theta - centre) ** 2
+    ).sum(1)
     covariance = np.linalg.inv(information)
     return _Mode(float((log_p + 0.5 * np.linalg.slogdet(covariance)[1]).sum()), theta, covariance)
 

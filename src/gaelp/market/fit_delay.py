@@ -11,10 +11,10 @@ from gaelp.core.xp import Array
 from gaelp.market.grids import follow
 from gaelp.market.hours import Hours
 
-PRIOR_MEAN = np.array([0.0, np.log(0.03), 1.8])
-PRIOR_SD = np.array([1.5, 1.2, 0.8])
+PRIOR_MEAN = np.array([0.0, np.log(0.02), 2.0])
+PRIOR_SD = np.array([1.5, 1.5, 1.2])
 """Of the fast share's logit, the slow hazard's logarithm, and how many times faster, in logs, the fast one is."""
-_POINTS = 15
+_POINTS = 21
 _DRAWS = 400
 
 
@@ -66,7 +66,11 @@ def fit_delay(hours: Hours) -> Delay:
     # The mode, not the mean: a mean of two ways to say one delay may be a third one.
     luck = np.random.default_rng(7919).normal(size=(_DRAWS, 3))
     return Delay(
-        share=best[:2], rate=best[2:], points=points, weight=weight, prior=_mixture(PRIOR_MEAN + luck * PRIOR_SD)
+        share=best[:2],
+        rate=best[2:],
+        points=points,
+        weight=weight,
+        prior=_mixture(PRIOR_MEAN + luck * PRIOR_SD),
     )
 
 

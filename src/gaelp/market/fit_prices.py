@@ -21,7 +21,7 @@ from gaelp.market.paths import Shocks, fill, shocks, smoothed
 
 SLOPE = Prior(mean=1.5, sd=0.7, least=0.0)
 """1 / price_sd."""
-ANSWER = Prior(mean=0.0, sd=1.0)
+ANSWER = Prior(mean=0.5, sd=1.5)
 """Log price by which the level moves when we have won a day's auctions."""
 CLICKS_PRICE = Prior(mean=0.0, sd=0.6)
 LOG_CLICK_RATE = Prior(mean=float(np.log(0.02)), sd=1.5)
@@ -30,6 +30,8 @@ PRICE_MEAN_SD = 2.0
 """Log price level around the bids, before the log is read."""
 _FEWEST = 5.0
 """Expected wins, and losses, of a half hour whose win share is read: with fewer its Phi^-1 is bent."""
+_FAR = 4.0
+"""Deviations beyond which a half hour's level is not drift."""
 _TRIED = 36
 """Half hours a line item must show: half a day on each of three days."""
 
@@ -38,7 +40,7 @@ _TRIED = 36
 class Prices:
     """What the win shares tell of G line items, [G] unless said; `_se` are standard errors.
 
-    by_hour: [G,48], mean 0 over the day's traffic. score: [G,D,48], (log bid - level) / sd, as smoothed.
+    told_answer: the answer before its prior. by_hour: [G,48], mean 0 over the day's traffic. score: [G,D,48], (log bid - level) / sd, as smoothed.
     """
 
     mean: Array
@@ -47,6 +49,8 @@ class Prices:
     sd_se: Array
     answer: Array
     answer_se: Array
+    told_answer: Array
+    told_answer_se: Array
     by_hour: Array
     shocks: Shocks
     clicks_price: Array
@@ -59,7 +63,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class _Shares:
+class WinShares:
     """Win shares: Phi^-1 of each, its precision (0 where it is not read), and what the precision would be, [G,D,48]."""
 
     score: Array
@@ -69,8 +73,8 @@ class _Shares:
 
 def fit_prices(hours: Hours) -> Prices:
     """Fit every line item; scales, answers and dependences are drawn to their pool and then to their priors."""
-    shares = _shares(hours)
-    slope, slope_se, answer, answer_se = _slopes(hours, shares)
+    shares = win_shares(hours)
+    slope, slope_se, answer, answer_se, told_answer, told_answer_se = _slopes(hours, shares)
     sd, sd_se = 1.0 / slope, slope_se / slope**2
     won = won_so_far(hours)
     traffic = hours.eligible.sum(1)
@@ -82,10 +86,23 @@ def fit_prices(hours: Hours) -> Prices:
     weight = np.minimum(shares.weight, usual[:, None, None])
     hourly = (weight * implied).sum(1) / np.maximum(weight.sum(1), 1e-9)
     hourly = np.stack([fill(row, w > 0) for row, w in zip(hourly, weight.sum(1), strict=True)])
-    mean = (traffic * hourly).sum(1)
     residual = np.where(shares.read, implied - hourly[:, None], 0.0)
+    # A level that falls away when a rival's money is gone is the rivals' doing: drift is told from the others.
+    robust = np.array([np.median(np.abs(row[on])) for row, on in zip(residual, shares.read, strict=True)])
+    far = (_FAR / 0.6745 * robust)[:, None, None]
+    beyond = residual - np.clip(residual, -far, far)
+    shift = (weight * beyond).sum(1) / np.maximum(weight.sum(1), 1e-9)
+    hourly = hourly - shift
+    residual = np.where(shares.read, residual - beyond + shift[:, None], 0.0)
+    mean = (traffic * hourly).sum(1)
     noise = np.where(shares.read, sd[:, None, None] ** 2 / np.maximum(shares.weight, 1e-9), np.inf)
-    found = shocks(residual, noise)
+
+    def off(error: Array, by: Array) -> Array:
+        moved = error[:, None, None] * (by - (weight * by).sum(1, keepdims=True) / np.maximum(seen_at, 1e-9))
+        return np.where(shares.read, residual - moved, 0.0)
+
+    seen_at = weight.sum(1, keepdims=True)
+    found = shocks(residual, noise, (off(sd_se, shares.score), off(answer_se, won)))
     by_day = (weight * residual).sum(2) / np.maximum(weight.sum(2), 1e-9)
     seen = weight.sum(2) > 0
     days = seen.sum(1)
@@ -97,7 +114,8 @@ def fit_prices(hours: Hours) -> Prices:
     scale, scale_se = _cost_scale(hours, shares.read, score, sd, sd_se, rho, rho_se)
     return Prices(
         mean=mean, mean_se=np.hypot(between / np.sqrt(days) * small_sample(hours.log_bid.shape[1]), centre * sd_se),
-        sd=sd, sd_se=sd_se, answer=answer, answer_se=answer_se, by_hour=hourly - mean[:, None], shocks=found,
+        sd=sd, sd_se=sd_se, answer=answer, answer_se=answer_se,
+        told_answer=told_answer, told_answer_se=told_answer_se, by_hour=hourly - mean[:, None], shocks=found,
         clicks_price=rho, clicks_price_se=rho_se, click_rate=rate,
         click_rate_se=rate_se, cost_scale=scale, cost_scale_se=scale_se, score=score,
     )  # fmt: skip
@@ -109,33 +127,33 @@ def won_so_far(hours: Hours) -> Array:
     return (np.cumsum(hours.impressions, axis=2) - hours.impressions) / volume
 
 
-def _shares(hours: Hours) -> _Shares:
+def win_shares(hours: Hours) -> WinShares:
     """Win shares of half hours in which both wins and losses were to be expected.
 
-    Expected from the day's share, the half hour's and the move: chosen by what came out instead, dear half hours that
-    happened to win something would stand for all dear ones.
+    Expected from the two half hours before and after, at this one's bid: chosen or weighed by what came out instead, dear
+    half hours that happened to win something would stand for all dear ones.
     """
-    n, won = hours.eligible, hours.impressions
-    share = (won + 0.5) / (n + 1.0)
-    score = normal_quantile(share, np)
+    n = hours.eligible
+    score = normal_quantile((hours.impressions + 0.5) / (n + 1.0), np)
     on = hours.served & (n >= 20)
     weight = np.where(on, n, 0.0)
-    every = _mean(weight, score, (1, 2))
-    centre = _mean(weight, score, 1) + _mean(weight, score, 2) - every
-    usual = normal_cdf(centre + SLOPE.mean * hours.move, np)
-    read = on & (n * usual >= _FEWEST) & (n * (1.0 - usual) >= _FEWEST)
-    for item, row in enumerate(read):
-        both = row & (won[item] > 0) & (won[item] < n[item])
-        if both.sum() < _TRIED:
+    level = score - SLOPE.mean * hours.log_bid
+    around, total = np.zeros_like(n), np.zeros_like(n)
+    for step in (1, 2):
+        around[..., step:] += (weight * level)[..., :-step]
+        total[..., step:] += weight[..., :-step]
+        around[..., :-step] += (weight * level)[..., step:]
+        total[..., :-step] += weight[..., step:]
+    expected = np.clip(around / np.maximum(total, 1.0) + SLOPE.mean * hours.log_bid, -4.0, 4.0)
+    share = normal_cdf(expected, np)
+    read = on & (total > 0) & (n * share >= _FEWEST) & (n * (1.0 - share) >= _FEWEST)
+    for item, row in enumerate(read & (hours.impressions > 0) & (hours.impressions < n)):
+        if row.sum() < _TRIED:
             raise BadInput(
-                f"line item {item}: only {int(both.sum())} half hours with both won and lost auctions; too few to fit."
+                f"line item {item}: only {int(row.sum())} half hours with both won and lost auctions; too few to fit."
             )
-    density = np.exp(-0.5 * score**2) / np.sqrt(2 * np.pi)
-    return _Shares(score, np.where(read, n * density**2 / (share * (1.0 - share)), 0.0), read)
-
-
-def _mean(weight: Array, x: Array, axis: int | tuple[int, ...]) -> Array:
-    return (weight * x).sum(axis, keepdims=True) / np.maximum(weight.sum(axis, keepdims=True), 1e-9)
+    density = np.exp(-0.5 * expected**2) / np.sqrt(2 * np.pi)
+    return WinShares(score, np.where(read, n * density**2 / (share * (1.0 - share)), 0.0), read)
 
 
 def _demeaned(x: Array, weight: Array) -> Array:
@@ -148,8 +166,8 @@ def _demeaned(x: Array, weight: Array) -> Array:
     return out
 
 
-def _slopes(hours: Hours, shares: _Shares) -> tuple[Array, Array, Array, Array]:
-    """(1 / price_sd, its standard error, answer, its standard error) by two-stage least squares within days and hours.
+def _slopes(hours: Hours, shares: WinShares) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """(1 / price_sd, se, answer, se, the answer before its prior, se) by two-stage least squares within days and hours.
 
     Standard errors are clustered by day.
     """
@@ -176,7 +194,8 @@ def _slopes(hours: Hours, shares: _Shares) -> tuple[Array, Array, Array, Array]:
         own[item] = back @ np.einsum("dt,dti,dt->i", weight[item], instruments[item], score[item])
         left = score[item] - regressors[item] @ own[item]
         by_day = np.einsum("dt,dti,dt->di", weight[item], instruments[item], left)
-        meat = by_day.T @ by_day * (days / (days - 1.0) * small_sample(days) ** 2)
+        # Two regressors and a mean are taken from the days.
+        meat = by_day.T @ by_day * (days / max(days - 3.0, 1.0) * small_sample(days) ** 2)
         cov[item] = back @ meat @ back.T
     # First what past wins do, drawn to the pool and the prior; the slope follows by how the two errors go together.
     usual = max(float(np.median(own[:, 0])), 0.5)
@@ -194,7 +213,14 @@ def _slopes(hours: Hours, shares: _Shares) -> tuple[Array, Array, Array, Array]:
             f"line item {item}: higher bids did not win more (slope {slope[item]:.2f}, expected above 0.2)."
         )
     # z = slope (bid - level), so the second coefficient is -slope times the answer.
-    return slope, slope_se, -reaction / slope, reaction_se / slope
+    return (
+        slope,
+        slope_se,
+        -reaction / slope,
+        reaction_se / slope,
+        -reactions.mean / slope,
+        reactions.sd / slope,
+    )
 
 
 def _clicks(hours: Hours, read: NDArray[np.bool_], score: Array) -> tuple[Array, Array, Array, Array]:
@@ -251,13 +277,17 @@ def _cost_scale(
     def scale(sd: Array, rho: Array) -> tuple[Array, Array]:
         sd, rho = sd[:, None, None], rho[:, None, None]
         ratio = normal_cdf(score - rho - sd, np) / np.maximum(normal_cdf(score - rho, np), 1e-12)
-        expected = np.where(paid, hours.clicks * np.exp(bid - sd * score + sd * rho + 0.5 * sd * sd) * ratio, 0.0)
+        expected = np.where(
+            paid, hours.clicks * np.exp(bid - sd * score + sd * rho + 0.5 * sd * sd) * ratio, 0.0
+        )
         found = cost.sum((1, 2)) / np.maximum(expected.sum((1, 2)), 1e-12)
         left = (cost - found[:, None, None] * expected).sum(2)
         return found, np.sqrt((left**2).sum(1)) / np.maximum(expected.sum((1, 2)), 1e-12)
 
     if (cost.sum((1, 2)) <= 0).any():
-        raise BadInput(f"line item {int(cost.sum((1, 2)).argmin())}: no click cost anything; no price can be fitted.")
+        raise BadInput(
+            f"line item {int(cost.sum((1, 2)).argmin())}: no click cost anything; no price can be fitted."
+        )
     found, se = scale(sd, rho)
     moved = [scale(sd + sd_se, rho)[0] - found, scale(sd, rho + rho_se)[0] - found]
     return found, np.sqrt(se**2 + moved[0] ** 2 + moved[1] ** 2)

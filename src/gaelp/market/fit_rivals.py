@@ -17,7 +17,7 @@ from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
 from gaelp.market import rivals
 from gaelp.market.estimates import Marginal
-from gaelp.market.fit_prices import ANSWER, Prices
+from gaelp.market.fit_prices import Prices
 from gaelp.market.hours import Hours
 from gaelp.market.world import RIVALS
 
@@ -47,7 +47,7 @@ def fit_rivals(hours: Hours, prices: Prices) -> RivalFit:
     gain = np.abs(rng.normal(0.0, GAIN_SD, _KINDS))
     purse = np.exp(rng.normal(*LOG_PURSE, _KINDS))
     sd = float(prices.sd.mean())
-    usual_score = prices.score.mean((0, 1))
+    score = prices.score.mean((0, 1))
     flow = hours.eligible.sum((0, 1)) / hours.eligible.sum()
     days = hours.log_bid.shape[1]
     # Days of the first line item's own moves, the same for every kind; without any, half a step for half a day.
@@ -57,34 +57,30 @@ def fit_rivals(hours: Hours, prices: Prices) -> RivalFit:
     moves = moves - moves.mean()
     strength = RIVAL_SD * rng.normal(size=(_KINDS, _DAYS, RIVALS))
     purses = purse[:, None, None] * np.exp(0.4 * rng.normal(size=(_KINDS, _DAYS, RIVALS)))
-    shape = (_KINDS, _DAYS)
-    levels, won = (
-        np.asarray(x, np.float64)
-        for x in _played(
-            jnp.asarray(strength, jnp.float32), jnp.asarray(purses, jnp.float32),
-            jnp.broadcast_to(jnp.asarray(gain, jnp.float32)[:, None], shape), jnp.asarray(moves.T, jnp.float32),
-            jnp.asarray(usual_score, jnp.float32), jnp.asarray(flow, jnp.float32), jnp.float32(sd),
-        )
-    )  # fmt: skip
-    answers = _answers(levels, won, moves, flow)
-    off = (answers - prices.answer[:, None]) / prices.answer_se[:, None]
-    # The prior of the answer is what these kinds do; the normal one that stood for it is taken out again.
-    log_weight = -0.5 * off**2 + 0.5 * ((answers - ANSWER.mean) / ANSWER.sd) ** 2
+    given = [jnp.asarray(x, jnp.float32) for x in (strength, purses, gain, score, flow, sd)]
+    # The same rivals against the moves and against none: what else they do is no answer.
+    (moved, won), (usual, otherwise) = (
+        (np.asarray(x, np.float64) for x in _played(*given, jnp.asarray(steps.T, jnp.float32)))
+        for steps in (moves, np.zeros_like(moves))
+    )
+    answers = _answers(moved - usual, won - otherwise, moves, flow)
+    log_weight = -0.5 * ((answers - prices.told_answer[:, None]) / prices.told_answer_se[:, None]) ** 2
     log_weight = log_weight - log_weight.max(1, keepdims=True)
     weight = np.exp(log_weight)
     weight = weight / weight.sum(1, keepdims=True)
     return RivalFit(
         gain=_marginal(gain, weight), purse=_marginal(purse, weight),
-        prior_gain=_range(gain), prior_purse=_range(purse), usual=weight @ levels.mean(1),
+        prior_gain=_range(gain), prior_purse=_range(purse), usual=weight @ usual.mean(1),
     )  # fmt: skip
 
 
 @jax.jit
 def _played(
-    strength: jax.Array, purse: jax.Array, gain: jax.Array, moves: jax.Array, score: jax.Array, flow: jax.Array,
-    sd: jax.Array,
+    strength: jax.Array, purse: jax.Array, gain: jax.Array, score: jax.Array, flow: jax.Array, sd: jax.Array,
+    moves: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """(their log price levels, our wins so far in days' auctions) of every kind and day, [K,D,48]."""
+    """(their log price levels, our wins so far in days' auctions) of every kind and day, [K,D,48]; moves [48,D]."""
+    gain = jnp.broadcast_to(gain[:, None], purse.shape[:2])
     each = jnp.broadcast_to(sd, gain.shape)
     who = rivals.Rivals(
         strength=strength, purse=purse, paces=jnp.broadcast_to((jnp.arange(RIVALS) % 2 == 0) * 1.0, purse.shape),

@@ -10,7 +10,7 @@ import numpy as np
 from gaelp.core.xp import Array
 from gaelp.market.estimates import Marginal
 
-_ROUNDS, _COARSE = 7, 6
+_ROUNDS, _COARSE = 6, 6
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,11 @@ class Grid:
 
     points: Array
     weight: Array
+
+    def weighed(self, log_p: Array) -> Grid:
+        """The same points under other log weights [G,K]."""
+        weight = np.exp(log_p - log_p.max(1, keepdims=True))
+        return Grid(self.points, weight / weight.sum(1, keepdims=True))
 
     def marginal(self, values: Array) -> Marginal:
         """Mean, deviation and 90 % interval of some function of the points, [G,K]."""
@@ -31,7 +36,6 @@ class Grid:
         low, high = (
             np.array([np.interp(q, c, v) for c, v in zip(below, ordered, strict=True)]) for q in (0.05, 0.95)
         )
-        # A grid point stands for its cell, so an interval is never narrower than the grid's own deviation says.
         return Marginal(mean=mean, sd=sd, low=np.minimum(low, mean), high=np.maximum(high, mean))
 
 
@@ -57,9 +61,7 @@ def _at(log_p: Callable[[Array], Array], low: Array, high: Array, points: int) -
     step = (np.arange(points) + 0.5) / points
     unit = np.stack(np.meshgrid(step, step, step, indexing="ij"), axis=-1).reshape(-1, 3)
     knots = low[:, None] + unit * (high - low)[:, None]
-    found = log_p(knots)
-    weight = np.exp(found - found.max(1, keepdims=True))
-    return Grid(knots, weight / weight.sum(1, keepdims=True))
+    return Grid(knots, np.zeros(knots.shape[:2])).weighed(log_p(knots))
 
 
 def _moments(grid: Grid) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
-from gaelp.market.estimates import Marginal
+from gaelp.market.estimates import Marginal, widened
 from gaelp.market.grids import follow
 
 PRIOR_SD = (0.0, 2.0)
@@ -31,27 +31,35 @@ class Shocks:
     memory: Marginal
 
 
-def shocks(residual: Array, noise: Array) -> Shocks:
+def shocks(residual: Array, noise: Array, moved: tuple[Array, ...] = ()) -> Shocks:
     """Posterior of each line item's shocks; noise: [G,D,48] variances, inf where a half hour tells nothing.
 
-    residual: less its mean by half hour, which costs one of D days.
+    residual: less its mean by half hour, which costs one of D days. moved: what the residuals would be if something else
+    were one standard error off; how far the posterior goes with it is added to its doubt.
     """
     days = residual.shape[1]
-    residual = residual * np.sqrt(days / (days - 1.0))
     scale = np.sqrt(np.where(np.isinf(noise), 0.0, residual**2).sum((1, 2)) / np.isfinite(noise).sum((1, 2)))
     top = np.log(3.0 * scale + 1e-3)
     # The innovation and the memory are told almost apart; the drift's own deviation follows from both.
     low = np.stack([top - 6.0, top - 6.0, np.full_like(top, np.log(1.0 - PRIOR_MEMORY[1]))], axis=1)
     high = np.stack([top, top, np.zeros_like(top)], axis=1)
 
-    def log_p(points: Array) -> Array:
+    def log_p(points: Array, seen: Array) -> Array:
         day, tick, memory = _natural(points)
         # Flat in the standard deviations and the memory themselves, not in their logs.
         flat = np.log(day) + np.log(tick) + points[..., 2]
-        return _log_likelihood(residual, noise, day**2, tick**2, memory) + flat
+        return _log_likelihood(seen * np.sqrt(days / (days - 1.0)), noise, day**2, tick**2, memory) + flat
 
-    grid = follow(log_p, low, high, _POINTS)
-    return Shocks(**dict(zip(("day_sd", "tick_sd", "memory"), map(grid.marginal, _natural(grid.points)), strict=True)))
+    grid = follow(lambda points: log_p(points, residual), low, high, _POINTS)
+    values = _natural(grid.points)
+    found = [grid.marginal(x) for x in values]
+    for other in moved:
+        again = grid.weighed(log_p(grid.points, other))
+        found = [
+            widened(x, np.abs((again.weight * v).sum(1) - (grid.weight * v).sum(1)))
+            for x, v in zip(found, values, strict=True)
+        ]
+    return Shocks(day_sd=found[0], tick_sd=found[1], memory=found[2])
 
 
 def _natural(points: Array) -> tuple[Array, Array, Array]:
@@ -84,7 +92,11 @@ def _log_likelihood(residual: Array, noise: Array, day: Array, tick: Array, memo
         total += (on * (np.log(s) + miss * miss / s)).sum(-1)
         step = weight * miss
         b, x = b + gain_b * step, x + gain_x * step
-        bb, bx, xx = bb - gain_b * gain_b * weight, bx - gain_b * gain_x * weight, xx - gain_x * gain_x * weight
+        bb, bx, xx = (
+            bb - gain_b * gain_b * weight,
+            bx - gain_b * gain_x * weight,
+            xx - gain_x * gain_x * weight,
+        )
     return -0.5 * total.T
 
 
