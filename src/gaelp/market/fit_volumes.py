@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.fft import dct, idct
@@ -10,7 +10,7 @@ from scipy.fft import dct, idct
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
-from gaelp.market.estimates import pool, small_sample
+from gaelp.market.estimates import pool, small_sample, widened
 from gaelp.market.hours import Hours
 from gaelp.market.paths import Shocks, shocks
 
@@ -42,7 +42,7 @@ def fit_volumes(hours: Hours) -> Volumes:
         item, day = np.argwhere(by_day <= 0)[0]
         raise BadInput(f"line item {int(item)}: day {int(day)} of the log has no eligible auction at all.")
     days = len(weekday)
-    traffic = _shapes(hours)
+    traffic, trust = _shapes(hours)
     level, level_se = (np.zeros((len(eligible), WEEKDAYS)) for _ in range(2))
     taken = np.zeros(len(eligible))
     log_day = np.log(by_day)
@@ -57,7 +57,14 @@ def fit_volumes(hours: Hours) -> Volumes:
     more = np.sqrt((days - 1.0) / np.maximum(days - 1.0 - taken, 1.0))
     by_day_left = residual.mean(2, keepdims=True)
     residual = residual + (more[:, None, None] - 1.0) * by_day_left
-    found = shocks(residual, 1.0 / (eligible + 0.5))
+    waves = dct(residual, norm="ortho")
+    kinds = len(np.unique(weekday)) - 1
+    lost = 1.0 - np.clip(kinds * trust / (days - 1.0), 0.0, 0.9)
+    waves[..., 1:] = waves[..., 1:] / np.sqrt(lost)[:, None, 1:]
+    found = shocks(idct(waves, norm="ortho"), 1.0 / (eligible + 0.5))
+    fewer = np.maximum(days - 1.0 - taken, 1.0)
+    day_sd = widened(found.day_sd, found.day_sd.mean * np.sqrt(0.5 / fewer - 0.5 / (days - 1.0)))
+    found = replace(found, day_sd=day_sd)
     # A log-normal shock of mean 1 has a logarithm below 0; the drift's is above it on average.
     bent = 0.5 * (found.day_sd.mean**2 - found.tick_sd.mean**2)
     volume = np.exp(left.mean(1) + bent)
@@ -87,8 +94,8 @@ def _weekdays(log_day: Array, weekday: Array) -> tuple[Array, Array, float]:
     )
 
 
-def _shapes(hours: Hours) -> Array:
-    """[G,7,48] shares of the day's auctions, each weekday's drawn to the common shape.
+def _shapes(hours: Hours) -> tuple[Array, Array]:
+    """([G,7,48] shares of the day's auctions, each weekday's drawn to the common shape; by how much, [G,48] waves).
 
     Wave by wave (cosines of the day): a weekday that is later than others shows in the slow ones, chance in all of them.
     """
@@ -102,7 +109,8 @@ def _shapes(hours: Hours) -> Array:
     freedom = len(weekday) - int(seen.sum())
     if freedom < 1:
         # One day of each weekday: nothing tells weekdays from days.
-        return np.repeat(np.exp(common)[:, None], WEEKDAYS, axis=1) / np.exp(common).sum(1)[:, None, None]
+        flat = np.exp(common) / np.exp(common).sum(1, keepdims=True)
+        return np.repeat(flat[:, None], WEEKDAYS, axis=1), np.zeros_like(common)
     means = np.einsum("wd,gdt->gwt", on, away) / number
     chance = ((away - means[:, weekday]) ** 2).sum(1)[:, None] / freedom
     # Chance alone leaves a weekday's mean this variance around the mean of all days.
@@ -111,4 +119,4 @@ def _shapes(hours: Hours) -> Array:
         true[first:last] = max(float(true[first:last].mean()), 0.0)
     trust = np.where(seen[:, None], true / (true + chance / number + 1e-12), 0.0)
     shape = np.exp(common[:, None] + idct(trust * means, norm="ortho"))
-    return shape / shape.sum(-1, keepdims=True)
+    return shape / shape.sum(-1, keepdims=True), trust[:, seen].mean(1)

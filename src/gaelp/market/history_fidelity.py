@@ -25,7 +25,7 @@ from gaelp.market.paths import fill
 from gaelp.market.world import AWARE_UNIT, EXPOSURE_UNIT
 
 DRAWS = 200
-TOLERANCE = 0.1
+TOLERANCE = 0.15
 """A figure that is off by less than this share of itself does no harm to what is learned."""
 _QUARTERS = ("night", "morning", "afternoon", "evening")
 

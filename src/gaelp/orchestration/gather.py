@@ -104,6 +104,7 @@ def hours_of(history: History, days: NDArray[np.int64]) -> Hours:
         clicks=column("clicks"), cost=column("cost_micros") / MICROS, conversions=column("conversions"),
         arrived=column("arrived"), move=column("move"), target_cpa=column("target_cpa_micros")[:, 0, 0] / MICROS,
         weekday=days % 7,
+        worth=column("value_micros") / MICROS if "value_micros" in history.hours.columns else None,
     )  # fmt: skip
 
 
