@@ -40,8 +40,10 @@ HOURS = pa.DataFrameSchema(
     },
     strict=True,
 )
-"""One row per campaign and half hour, each campaign's in order of time. `conversions` belong to the half hour's clicks and are final; `arrived` counts
-the day's conversions that were known when the half hour ended; `move` is the executed log multiplier; `value_micros`, where there is such a column, the orders' value."""
+"""One row per campaign and half hour, each campaign's in order of time. `conversions` belong to the half hour's
+clicks and are final; `arrived` counts
+the day's conversions that were known when the half hour ended; `move` is the executed log multiplier;
+`value_micros`, where there is such a column, the orders' value."""
 
 DECISIONS = pa.DataFrameSchema(
     {
@@ -124,8 +126,8 @@ def _consistent(hours: pl.DataFrame, where: str) -> pl.DataFrame:
         first = hours["currency"][0]
         for line in rows.filter(pl.col("currency") != first).head(1).iter_rows(named=True):
             raise BadInput(
-                f"{where}: line {line['line']}, currency: {line['currency']} beside {first} in line 2; a history is kept "
-                "in one currency."
+                f"{where}: line {line['line']}, currency: {line['currency']} beside {first} in line 2; a history "
+                "is kept in one currency."
             )
     twice = rows.filter(~pl.struct("item", "day", "tick").is_first_distinct())
     for line in twice.head(1).iter_rows(named=True):
@@ -141,8 +143,8 @@ def _consistent(hours: pl.DataFrame, where: str) -> pl.DataFrame:
     dear = rows.filter(pl.col("cost_micros") > pl.col("clicks") * (pl.col("bid_micros") + 1))
     for line in dear.head(1).iter_rows(named=True):
         raise BadInput(
-            f"{where}: line {line['line']}, cost_micros: {line['cost_micros']} for {line['clicks']} clicks, the bid was "
-            f"{line['bid_micros']} a click."
+            f"{where}: line {line['line']}, cost_micros: {line['cost_micros']} for {line['clicks']} clicks, "
+            f"the bid was {line['bid_micros']} a click."
         )
     _in_time(rows, where)
     return hours
@@ -159,8 +161,8 @@ def _in_time(rows: pl.DataFrame, where: str) -> None:
     for line in after.filter(pl.col("time") < pl.col("before")).head(1).iter_rows(named=True):
         raise BadInput(
             f"{where}: line {line['line']}, tick: half hour {line['tick']} of day {line['day']} stands after half hour "
-            f"{line['before'] % TICKS_PER_DAY} of day {line['before'] // TICKS_PER_DAY} of campaign {line['campaign']}; "
-            "its clock runs backwards."
+            f"{line['before'] % TICKS_PER_DAY} of day {line['before'] // TICKS_PER_DAY} of campaign "
+            f"{line['campaign']}; its clock runs backwards."
         )
     first = pl.col("day_before").is_null() | (pl.col("day") != pl.col("day_before"))
     expected = pl.when(first).then(0).otherwise(pl.col("before") % TICKS_PER_DAY + 1)

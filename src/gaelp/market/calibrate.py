@@ -1,4 +1,5 @@
-"""Calibration: from aggregated hourly reports to a posterior over worlds, a landscape for the pacer, and what is not known.
+"""Calibration: from aggregated hourly reports to a posterior over worlds, a landscape for the pacer, and what is
+not known.
 
 Prices, volumes, delay, conversions and rivals are fitted one after the other, each in a file of its own, which says
 what it assumes. It sees only what a platform reports, plus the incumbent's own randomisation. What no hourly report

@@ -1,7 +1,9 @@
 """Conversions per click: the fresh user's rate, tiring, awareness, and what is left of the days before.
 
-conversions ~ Poisson(clicks x known share x base x exp(-strength (f + left)) x (1 + awareness tanh(a))), with f and a the day's
-own decayed exposure as in market.world, and `left` what the previous day's exposure left over, fading as f does. How fast
+conversions ~ Poisson(clicks x known share x base x exp(-strength (f + left)) x (1 + awareness tanh(a))), with f
+and a the day's
+own decayed exposure as in market.world, and `left` what the previous day's exposure left over, fading as f does.
+How fast
 exposure is forgotten is summed over a grid. Assumed: the rate has no other course over the day, and what was left
 over tires but no longer makes aware.
 """
@@ -32,7 +34,8 @@ _STRENGTHS = 41
 
 @dataclass(frozen=True, kw_only=True)
 class Conversions:
-    """Rates and strengths of G line items; what all share is a marginal of one. carried: per line item, and its log sd."""
+    """Rates and strengths of G line items; what all share is a marginal of one. carried: per line item, and its
+    log sd."""
 
     rate: Array
     rate_se: Array
@@ -48,7 +51,8 @@ class Conversions:
 
 @dataclass(frozen=True)
 class _Mode:
-    """The most likely (log base, strength, awareness, left strength) at one pair of memories, [G,4], and its covariance."""
+    """The most likely (log base, strength, awareness, left strength) at one pair of memories, [G,4], and its
+    covariance."""
 
     evidence: float
     theta: Array

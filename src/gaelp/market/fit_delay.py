@@ -1,4 +1,5 @@
-"""The delay of conversions: two geometric delays mixed, from what was known by each half hour, the rest still to come."""
+"""The delay of conversions: two geometric delays mixed, from what was known by each half hour, the rest still to
+come."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Delay:
 def fit_delay(hours: Hours) -> Delay:
     """One delay for the account, from arrivals summed over line items and days that were read alike.
 
-    Given the half hours of the clicks, arrivals are shared out by the delay: the likelihood is that of Poisson counts with
+    Given the half hours of the clicks, arrivals are shared out by the delay: the likelihood is that of Poisson
+    counts with
     the same means, whose maximum is the multinomial's. Conversions known at the reading count by the chance to be so.
     """
     days = hours.log_bid.shape[1]
@@ -75,7 +77,8 @@ def fit_delay(hours: Hours) -> Delay:
 
 
 def matured(share: Array, rate: Array, half_hours: Array) -> Array:
-    """Share of conversions that are known after so many half hours, the click's own included; [...] for shares [...,2]."""
+    """Share of conversions that are known after so many half hours, the click's own included; [...] for shares
+    [...,2]."""
     return 1.0 - (share * (1.0 - rate) ** np.asarray(half_hours)[..., None]).sum(-1)
 
 

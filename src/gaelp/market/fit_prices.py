@@ -1,6 +1,6 @@
 """Prices from win shares: scale, level, hours, shocks, clicks that follow them, and the answer to our own wins.
 
-In a half hour that wins the share s of its auctions, Phi^-1(s) = (log bid - level) / price_sd (see bidding.landscape). The
+In a half hour that wins the share s of its auctions, Phi^-1(s) = (log bid - level) / price_sd (bidding.landscape). The
 bid follows the price, so only its randomised moves tell the scale: they are the instrument. Our wins of the same day
 so far may move the level (rivals answer); they are a second regressor, and past moves its instrument.
 """
@@ -40,7 +40,8 @@ _TRIED = 36
 class Prices:
     """What the win shares tell of G line items, [G] unless said; `_se` are standard errors.
 
-    told_answer: the answer before its prior. by_hour: [G,48], mean 0 over the day's traffic. score: [G,D,48], (log bid - level) / sd, as smoothed.
+    told_answer: the answer before its prior. by_hour: [G,48], mean 0 over the day's traffic. score: [G,D,48], (log
+    bid - level) / sd, as smoothed.
     """
 
     mean: Array
@@ -130,7 +131,8 @@ def won_so_far(hours: Hours) -> Array:
 def win_shares(hours: Hours) -> WinShares:
     """Win shares of half hours in which both wins and losses were to be expected.
 
-    Expected from the two half hours before and after, at this one's bid: chosen or weighed by what came out instead, dear
+    Expected from the two half hours before and after, at this one's bid: chosen or weighed by what came out
+    instead, dear
     half hours that happened to win something would stand for all dear ones.
     """
     n = hours.eligible

@@ -1,7 +1,8 @@
 """What rivals are like, given how the price level answered our own wins: rivals of the prior, weighed by that answer.
 
 Rivals' purses and gains are not seen; what is seen is one number, the answer of market.fit_prices. Rivals are drawn
-from the prior and play the log's own days by the rules of market.rivals; the answer that the same regression finds in what
+from the prior and play the log's own days by the rules of market.rivals; the answer that the same regression finds
+in what
 they did is held against the log's. A log without randomised bids has no answer, and the prior comes out.
 """
 

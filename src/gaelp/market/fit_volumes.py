@@ -24,7 +24,8 @@ WEEKDAY_SD = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Volumes:
-    """Auctions of G line items: an ordinary day's number [G], log weekday levels [G,7], shapes [G,7,48] that sum to 1."""
+    """Auctions of G line items: an ordinary day's number [G], log weekday levels [G,7], shapes [G,7,48] that sum
+    to 1."""
 
     volume: Array
     volume_se: Array
@@ -75,7 +76,8 @@ def fit_volumes(hours: Hours) -> Volumes:
 
 
 def _weekdays(log_day: Array, weekday: Array) -> tuple[Array, Array, float]:
-    """Log levels of the seven weekdays around their mean, their errors, and the degrees of freedom they took; [D] days."""
+    """Log levels of the seven weekdays around their mean, their errors, and the degrees of freedom they took; [D]
+    days."""
     on = weekday == np.arange(WEEKDAYS)[:, None]
     count = on.sum(1)
     centred = log_day - log_day.mean()
@@ -97,7 +99,8 @@ def _weekdays(log_day: Array, weekday: Array) -> tuple[Array, Array, float]:
 def _shapes(hours: Hours) -> tuple[Array, Array]:
     """([G,7,48] shares of the day's auctions, each weekday's drawn to the common shape; by how much, [G,48] waves).
 
-    Wave by wave (cosines of the day): a weekday that is later than others shows in the slow ones, chance in all of them.
+    Wave by wave (cosines of the day): a weekday that is later than others shows in the slow ones, chance in all of
+    them.
     """
     eligible, weekday = hours.eligible, hours.weekday
     share = (eligible + 0.5) / (eligible.sum(2, keepdims=True) + 0.5 * TICKS_PER_DAY)

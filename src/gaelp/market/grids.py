@@ -1,4 +1,5 @@
-"""Posteriors of three numbers on a grid that follows their mode: no shape is assumed, and no derivative is asked for."""
+"""Posteriors of three numbers on a grid that follows their mode: no shape is assumed, and no derivative is asked
+for."""
 
 from __future__ import annotations
 

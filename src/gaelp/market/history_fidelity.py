@@ -1,8 +1,11 @@
-"""Fidelity of worlds fitted to hourly reports: later days at the bids that were played, beside what the fit says of them.
+"""Fidelity of worlds fitted to hourly reports: later days at the bids that were played, beside what the fit says
+of them.
 
-The days are drawn in NumPy from the posterior, by the formulas of bidding.landscape and market.world. A pacer's bid follows
+The days are drawn in NumPy from the posterior, by the formulas of bidding.landscape and market.world. A pacer's
+bid follows
 the price, so the bids that were played tell of the prices in which they were: how the level went with the bid is fitted
-too, and what is left is drawn from the fitted days, whole day by whole day, with whatever rivals did in them. Half hours after the day's money was gone are left out on both sides.
+too, and what is left is drawn from the fitted days, whole day by whole day, with whatever rivals did in them. Half
+hours after the day's money was gone are left out on both sides.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class HistoryFidelity:
 def history_fidelity(
     fit: Fit, fitted: Hours, held_out: Hours, rng: np.random.Generator, draws: int = DRAWS
 ) -> HistoryFidelity:
-    """Hold `fit`, made of `fitted`, against later days. Raises BadInput when their line items are not those of the fit."""
+    """Hold `fit`, made of `fitted`, against later days. Raises BadInput when their line items are not those of the
+    fit."""
     items, days, _ = held_out.log_bid.shape
     if items != len(fit.landscape.volume):
         raise BadInput(f"held-out days: {items} line items, the fit has {len(fit.landscape.volume)}.")
@@ -74,7 +78,12 @@ def history_fidelity(
 
 
 def _figures(
-    eligible: Array, impressions: Array, clicks: Array, cost: Array, conversions: Array, served: NDArray[np.bool_]
+    eligible: Array,
+    impressions: Array,
+    clicks: Array,
+    cost: Array,
+    conversions: Array,
+    served: NDArray[np.bool_],
 ) -> dict[str, Array]:
     """The account's figures of each draw, [N], from [N,G,D,48]."""
 
@@ -100,7 +109,8 @@ def _figures(
 
 @dataclass(frozen=True)
 class _Following:
-    """How price levels went with the pacer's own bid: level = mean + hour + lean x (base bid - usual [G,48]) + left [G,D,48]."""
+    """How price levels went with the pacer's own bid: level = mean + hour + lean x (base bid - usual [G,48]) +
+    left [G,D,48]."""
 
     lean: Array
     lean_se: Array

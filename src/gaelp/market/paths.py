@@ -1,7 +1,8 @@
 """Shocks in half-hourly levels: a day's own, and a drift with a memory; told from [G,D,48] residuals.
 
-Residual = day shock + AR(1) path that starts every day anew at 0 + measurement noise of known variance. The likelihood is
-exact (a Kalman filter, which skips what is missing); priors are flat. A day's single jump is not told from drift: the
+Residual = day shock + AR(1) path that starts every day anew at 0 + measurement noise of known variance. The likelihood
+is exact (a Kalman filter, which skips what is missing); priors are flat. A day's single jump is not told from
+drift: the
 drift that is found holds both.
 """
 
@@ -34,7 +35,8 @@ class Shocks:
 def shocks(residual: Array, noise: Array, moved: tuple[Array, ...] = ()) -> Shocks:
     """Posterior of each line item's shocks; noise: [G,D,48] variances, inf where a half hour tells nothing.
 
-    residual: less its mean by half hour, which costs one of D days. moved: what the residuals would be if something else
+    residual: less its mean by half hour, which costs one of D days. moved: what the residuals would be if
+    something else
     were one standard error off; how far the posterior goes with it is added to its doubt.
     """
     days = residual.shape[1]

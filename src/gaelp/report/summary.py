@@ -112,8 +112,8 @@ def fidelity_sentence(fidelity: FittedWorlds) -> str:
     """How many figures of the held-out days the fitted worlds foresaw, and what the gate ruled."""
     inside = sum(row.within for row in fidelity.rows)
     return (
-        f"Worlds beside {fidelity.held_out_days} later days: {inside} of {len(fidelity.rows)} figures inside their 90 % "
-        f"interval. {fidelity.ruling}: {fidelity.reason}"
+        f"Worlds beside {fidelity.held_out_days} later days: {inside} of {len(fidelity.rows)} figures inside their "
+        f"90 % interval. {fidelity.ruling}: {fidelity.reason}"
     )
 
 

@@ -80,9 +80,7 @@ def history_fidelity_gate(fidelity: HistoryFidelityResult) -> Verdict:
             f"days with {FEWEST_CONVERSIONS} are needed."
         )
         return Verdict(WAIT, rule, reason, evidence)
-    reason = (
-        f"{fidelity.surprise:.1%} of the fitted worlds' days stray as far from their prediction as the held-out days do"
-    )
+    reason = f"{fidelity.surprise:.1%} of the fitted worlds' days stray as far from their prediction as the held-out days do"
     if fidelity.surprise < UNUSUAL:
         ruling = FAIL if fidelity.surprise < STRANGE else WAIT
         return Verdict(ruling, rule, f"only {reason}; at least {UNUSUAL:.0%} expected.", evidence)
@@ -90,7 +88,8 @@ def history_fidelity_gate(fidelity: HistoryFidelityResult) -> Verdict:
 
 
 def simulation_gate(learning: Ruled, fidelity: Ruled) -> Verdict:
-    """simulation -> historical: the agent learned, in worlds it was not trained in, and the worlds are like the account."""
+    """simulation -> historical: the agent learned, in worlds it was not trained in, and the worlds are like the
+    account."""
     rule = "simulation_gate"
     evidence: dict[str, object] = {"learning": learning.ruling.name, "fidelity": fidelity.ruling.name}
     if fidelity.ruling is FAIL:
