@@ -14,7 +14,8 @@ from gaelp.core.episode import SOURCES, EpisodeBatch, Source
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import default_schema
 from gaelp.logs.canonical import DECISIONS, HOURS, History, cube, export_history, import_history
-from gaelp.orchestration.gather import hours_of, logged_episodes
+from gaelp.market.hours import hours_of
+from gaelp.orchestration.gather import logged_episodes
 
 SCHEMA = default_schema()
 ITEMS, DAYS, TICKS, T = 2, 3, 48, 6

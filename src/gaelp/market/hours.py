@@ -1,4 +1,4 @@
-"""Hourly reports as calibration reads them: half hours of line items, what is missing refused; fits nothing."""
+"""Hourly reports as calibration reads them: half hours of line items, from a history's table; fits nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput
+from gaelp.core.money import MICROS
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
+from gaelp.logs.canonical import History, cube
 
 _CELLS = ("log_bid", "eligible", "impressions", "clicks", "cost", "conversions", "arrived", "move")
 
@@ -69,3 +71,18 @@ class Hours:
         any_later = np.cumsum(self.impressions[..., ::-1], axis=-1)[..., ::-1] - self.impressions > 0
         to_the_end = self.impressions[..., -1:] > 0
         return any_later | (to_the_end & (self.impressions > 0))
+
+
+def hours_of(history: History, days: NDArray[np.int64]) -> Hours:
+    """The calibration arrays of some days."""
+
+    def column(name: str) -> NDArray[np.float64]:
+        return cube(history.hours, name, days, "tick", TICKS_PER_DAY)
+
+    return Hours(
+        log_bid=np.log(column("bid_micros") / MICROS), eligible=column("eligible"), impressions=column("impressions"),
+        clicks=column("clicks"), cost=column("cost_micros") / MICROS, conversions=column("conversions"),
+        arrived=column("arrived"), move=column("move"), target_cpa=column("target_cpa_micros")[:, 0, 0] / MICROS,
+        weekday=days % 7,
+        worth=column("value_micros") / MICROS if "value_micros" in history.hours.columns else None,
+    )  # fmt: skip

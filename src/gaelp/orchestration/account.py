@@ -24,8 +24,8 @@ from gaelp.market.baselines import tune_pacer
 from gaelp.market.calibrate import Fit, calibrate
 from gaelp.market.campaign import Certified
 from gaelp.market.history_fidelity import history_fidelity
-from gaelp.market.hours import Hours
-from gaelp.orchestration.gather import history_tables, hours_of
+from gaelp.market.hours import Hours, hours_of
+from gaelp.orchestration.gather import history_tables
 from gaelp.orchestration.live import FixedChances, LiveMarket, Pacing, PlayedDay, Slot, settled_conversions
 from gaelp.orchestration.opening import Fitted, pacer_params, reread_certified
 from gaelp.orchestration.run import OWNER_PREFIX, Run

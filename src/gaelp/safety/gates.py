@@ -80,7 +80,8 @@ def history_fidelity_gate(fidelity: HistoryFidelityResult) -> Verdict:
             f"days with {FEWEST_CONVERSIONS} are needed."
         )
         return Verdict(WAIT, rule, reason, evidence)
-    reason = f"{fidelity.surprise:.1%} of the fitted worlds' days stray as far from their prediction as the held-out days do"
+    share = f"{fidelity.surprise:.1%} of the fitted worlds' days"
+    reason = f"{share} stray as far from their prediction as the held-out days do"
     if fidelity.surprise < UNUSUAL:
         ruling = FAIL if fidelity.surprise < STRANGE else WAIT
         return Verdict(ruling, rule, f"only {reason}; at least {UNUSUAL:.0%} expected.", evidence)
