@@ -15,8 +15,7 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gaelp.bidding.landscape import Format, Landscape, Rules, tabulate
-from gaelp.bidding.pacer import DEFAULT_PARAMS, Terms, solve, start_day
+from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Format, Landscape, Rules, grid, tabulate
 from gaelp.core.errors import BadInput, nearest
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.market.oracle import Prices
@@ -163,6 +162,8 @@ def expect_win_rate(win_rate: float, name: str) -> float:
     return win_rate
 
 
+_FINE = 385
+"""Worths tried on the way from a budget to its cost per unit."""
 HOUR = np.arange(TICKS_PER_DAY) / 2
 _PEAKS = 0.3 + np.exp(-(((HOUR - 12) / 3) ** 2)) + 1.2 * np.exp(-(((HOUR - 20) / 2.5) ** 2))
 _DEARER = 0.3 * np.sqrt(2) * np.sin(2 * np.pi * (HOUR - 9) / 24)
@@ -241,15 +242,20 @@ def suite(name: str) -> Suite:
 
 
 def cost_at_budgets(landscape: Landscape, low: float, high: float) -> Floats:
-    """What a unit costs, [16], where the landscape's best multiplier spends budgets from low to high (in logs)."""
-    items = np.arange(len(np.asarray(landscape.volume)))
-    zero, many = np.zeros(BUDGETS), np.tile(items, (BUDGETS, 1))
-    terms = Terms(
-        item=many, budget=np.geomspace(low, high, BUDGETS), target_cpa=np.full(BUDGETS, np.inf),
-        weekday=np.zeros(BUDGETS, int), by_value=zero, profit=zero, carried=np.zeros(many.shape),
-    )  # fmt: skip
-    day = start_day(landscape, terms, np)
-    return np.asarray(solve(day, landscape, terms, DEFAULT_PARAMS, np).projected_cpa)
+    """What a unit costs, [16], where one worth for all line items spends budgets from low to high (in logs)."""
+    rate, mean, sd = (
+        np.asarray(x) for x in (landscape.conversion_rate, landscape.price_mean, landscape.price_sd)
+    )
+    cost_left, clicks_left = (np.asarray(x)[:, 0] for x in (landscape.cost_left, landscape.clicks_left))
+    offset = mean - np.log(rate)
+    worth = np.linspace((offset + sd * GRID_LOW).min(), (offset + sd * GRID_HIGH).max(), _FINE)
+    z = grid(np)
+    cost, units = np.zeros(_FINE), np.zeros(_FINE)
+    for g in range(len(rate)):
+        at = (worth - offset[g]) / sd[g]
+        cost += np.interp(at, z, cost_left[g])
+        units += rate[g] * np.interp(at, z, clicks_left[g])
+    return np.interp(np.geomspace(low, high, BUDGETS), cost, cost / units)
 
 
 def _shuffled(g: int, step: int) -> NDArray[np.int64]:
