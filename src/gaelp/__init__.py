@@ -47,7 +47,7 @@ class _WhenGymnasiumLoads(MetaPathFinder):
         if name != "gymnasium":
             return None
         sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name)
+        spec = PathFinder.find_spec(name)  # fallback-allowed: gymnasium is required; this only waits for it
         if spec is not None and spec.loader is not None:
             spec.loader = _Registering(spec.loader)
         return spec
