@@ -208,9 +208,13 @@ def test_the_agent_is_told_how_many_line_items_are_learning():
 def test_more_line_items_than_the_profile_holds_are_refused_with_what_would_help():
     fits(SCHEMA, 16)
     fits(default_schema(profile="wide"), 64)
-    with pytest.raises(BadInput, match=r"'focused' holds 16 .* has 17: group some of them \(profile 'wide' holds 64\)"):
+    with pytest.raises(
+        BadInput, match=r"'focused' holds 16 .* has 17: group some of them \(profile 'wide' holds 64\)"
+    ):
         fits(SCHEMA, 17)
-    with pytest.raises(BadInput, match=r"'wide' holds 64 line items, the campaign has 65: group some of them\.$"):
+    with pytest.raises(
+        BadInput, match=r"'wide' holds 64 line items, the campaign has 65: group some of them\.$"
+    ):
         fits(default_schema(profile="wide"), 65)
     many = campaign(17, 8.0)._replace(item=np.zeros((1, 17), int))
     with pytest.raises(BadInput, match="the campaign has 17"):

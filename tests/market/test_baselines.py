@@ -36,7 +36,11 @@ def mean_scores(one: PacerParams, two: PacerParams, worlds: np.ndarray) -> tuple
     both = np.array([one] * (FINALISTS - 1) + [two], dtype=float)
     pairs = np.repeat(both, len(worlds), axis=0)
     got = score_pacers(
-        float32(MARKET), float32(KNOWN), float32(PacerParams(*pairs.T)), np.tile(worlds, (FINALISTS, 1)), Kind()
+        float32(MARKET),
+        float32(KNOWN),
+        float32(PacerParams(*pairs.T)),
+        np.tile(worlds, (FINALISTS, 1)),
+        Kind(),
     )
     means = np.asarray(got).reshape(FINALISTS, -1).mean(axis=1)
     return float(means[0]), float(means[-1])

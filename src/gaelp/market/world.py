@@ -232,10 +232,12 @@ class Truth(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Sampled auctions, the same in every run: [BANK] standard normal log prices, [BANK,SLOTS - 1] log gaps to lower slots."""
+    """Sampled auctions, the same in every run."""
 
     price: jax.Array
+    """[BANK] standard normal log prices."""
     gap: jax.Array
+    """[BANK,SLOTS - 1] log gaps to the lower slots' prices, in slot_gap."""
 
 
 def auctions_bank() -> Bank:
@@ -312,7 +314,9 @@ def check_posterior(posterior: Posterior, kind: Kind) -> None:
         raise BadInput("rare_worth: the rare segment cannot hold more than all of the value.")
     levers = np.asarray(posterior.lever)
     if not np.isin(levers, list(autobid.Lever)).all():
-        raise BadInput(f"lever: {levers.tolist()}, expected one of {', '.join(f'{x} {x.name}' for x in autobid.Lever)}.")
+        raise BadInput(
+            f"lever: {levers.tolist()}, expected one of {', '.join(f'{x} {x.name}' for x in autobid.Lever)}."
+        )
     for name, given, what in (("lever", kind.levers, "levers"), ("rare_share", kind.rare, "rare samples")):
         if (np.asarray(getattr(posterior, name)) > 0).any() and not given:
             raise BadInput(f"{name}: the posterior asks for {what}, and this kind of world has none.")
