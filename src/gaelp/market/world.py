@@ -233,10 +233,12 @@ class Truth(NamedTuple):
 
 
 class Bank(NamedTuple):
-    """Sampled auctions, the same in every run: [BANK] normal log prices, [BANK,SLOTS - 1] log gaps to lower slots."""
+    """Sampled auctions, the same in every run."""
 
     price: jax.Array
+    """[BANK] standard normal log prices."""
     gap: jax.Array
+    """[BANK,SLOTS - 1] log gaps to the lower slots' prices, in slot_gap."""
 
 
 def auctions_bank() -> Bank:
