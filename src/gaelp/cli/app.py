@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gaelp.cli.calibrate_command import calibrate_command
 from gaelp.cli.replay_command import replay_command
 from gaelp.core.errors import BadInput, GaelpError
 
@@ -345,6 +346,7 @@ def validate(
 
 
 app.command(name="replay")(replay_command)
+app.command(name="calibrate")(calibrate_command)
 
 
 def _overrides(seed: int | None, algorithm: str | None, settings: list[str] | None) -> list[str]:
