@@ -1,4 +1,7 @@
-"""`gaelp calibrate`: fits a market to a log and holds the fit against the log's later part. Never imports JAX."""
+"""`gaelp calibrate`: fits a market to a log and holds the fit against the log's later part.
+
+Auction logs never import JAX; an account's history does, for what it is fitted to are the simulator's worlds.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,46 @@ from gaelp.core.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from gaelp.core.verdict import Verdict
+    from gaelp.evidence.fidelity import FidelityLine
     from gaelp.logs.bids import BidLog
-    from gaelp.market.auction_fit import Parameter
-    from gaelp.market.fidelity import Fidelity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """One fitted number as both kinds of log tell it; identified: by the log, not by the prior."""
+
+    name: str
+    estimate: float
+    low: float
+    high: float
+    identified: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """What a calibration found, whatever was calibrated.
 
-    parts: what was fitted and what was held out, for a person; untold: what the log does not tell, one sentence;
-    beside: what else JSON holds.
+    parts: what was fitted and what was held out, for a person; remarks: sentences for a person; beside: what else JSON
+    holds.
     """
 
     parts: tuple[str, str]
-    parameters: tuple[Parameter, ...]
-    fidelity: Fidelity
+    parameters: tuple[Told, ...]
+    lines: tuple[FidelityLine, ...]
+    surprise: float
     verdict: Verdict
-    untold: str
+    remarks: tuple[str, ...]
     beside: dict[str, Any]
 
 
+HISTORY = "gaelp-history"
+
+
 def calibrate_command(
-    log: Annotated[Path, typer.Argument(help="The log.")],
-    format_: Annotated[str, typer.Option("--format", help="The log's format: ipinyou-theta or bids-csv.")],
+    log: Annotated[Path, typer.Argument(help="The log; for gaelp-history the folder that holds hours.csv.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="The log's format: ipinyou-theta, bids-csv or gaelp-history.")
+    ],
     censor_above: Annotated[
         str | None, typer.Option(help="Fit as a bidder who never bid more: dearer prices are not seen.")
     ] = None,
@@ -50,8 +69,9 @@ def calibrate_command(
 
     Prices from won and lost auctions, clicks, drift and volume, each with a 90 % interval; then the same figures of
     the log's later part beside what the fit predicts. ipinyou-theta shows every price; bids-csv is a bidder's own
-    log with columns bid, won, price, pctr, click and, where known, auction, time_s, currency. Exit code 1 when the
-    fit does not hold.
+    log with columns bid, won, price, pctr, click and, where known, auction, time_s, currency. gaelp-history is an
+    account's exported history (hours.csv and decisions.parquet, as a journey exports it): hourly reports by line item,
+    fitted to the simulator's worlds. Exit code 1 when the fit does not hold.
 
     Example:
 
@@ -63,18 +83,23 @@ def calibrate_command(
     from gaelp.market.replay import parse_amount
 
     readers = _readers()
-    if format_ not in readers:
-        known = f"Known: {', '.join(readers)}."
-        raise BadInput(f"no log format named {format_!r}.{nearest(format_, readers)} {known}")
+    if format_ not in (*readers, HISTORY):
+        known = f"Known: {', '.join((*readers, HISTORY))}."
+        raise BadInput(f"no log format named {format_!r}.{nearest(format_, (*readers, HISTORY))} {known}")
     share = float(parse_amount("--hold-out", hold_out))
     if share >= 1:
         raise BadInput(f"--hold-out is {hold_out}, expected less than 1, the whole log.")
     if seed < 0:
         raise BadInput(f"--seed is {seed}, expected a whole number of at least 0.")
     highest = None if censor_above is None else float(parse_amount("--censor-above", censor_above))
-    found = _calibrated(readers[format_](log), share, highest, seed)
+    if format_ == HISTORY:
+        if highest is not None:
+            raise BadInput("--censor-above is for auction logs: an hourly report shows no single price.")
+        found, read = _calibrated_history(log, share, seed), log / "hours.csv"
+    else:
+        found, read = _calibrated(readers[format_](log), share, highest, seed), log
     if json_:
-        _print_json({"log": str(log), "log_sha256": _sha256(log), "format": format_, "seed": seed}, found)
+        _print_json({"log": str(log), "log_sha256": _sha256(read), "format": format_, "seed": seed}, found)
     else:
         _print_tables(found)
     if found.verdict.ruling is FAIL:
@@ -115,13 +140,24 @@ def _calibrated(log: BidLog, hold_out: float, highest: float | None, seed: int) 
             f"{len(fitted):,} auctions, {fit.won:,} won",
             f"the {len(held_out):,} auctions after them, {compared.held_out_won:,} won",
         ),
-        parameters=told,
-        fidelity=compared,
+        parameters=tuple(
+            Told(name=p.name, estimate=p.estimate, low=p.low, high=p.high, identified=p.identified)
+            for p in told
+        ),
+        lines=compared.lines,
+        surprise=compared.surprise,
         verdict=fidelity_gate(compared),
-        untold="The log shows every price."
-        if everywhere
-        else f"Above a bid of {fit.identified_to:g} the log tells no prices: what is said of them is the prior.",
+        remarks=(
+            "The log shows every price."
+            if everywhere
+            else f"Above a bid of {fit.identified_to:g} the log tells no prices: what is said of them is the prior.",
+            f"Win-rate curve against the held-out part (KS): fitted {compared.ks:.4f}, the log's own "
+            f"{compared.ks_reference:.4f}.",
+        ),
         beside={
+            "ks": compared.ks,
+            "ks_reference": compared.ks_reference,
+            "compared_to": compared.compared_to if math.isfinite(compared.compared_to) else None,
             "censor_above": highest,
             "auctions": len(fitted),
             "won": fit.won,
@@ -134,6 +170,36 @@ def _calibrated(log: BidLog, hold_out: float, highest: float | None, seed: int) 
     )
 
 
+def _calibrated_history(folder: Path, hold_out: float, seed: int) -> Calibrated:
+    """Fit the first days of an account's exported history; compare with the rest."""
+    from gaelp.logs.canonical import import_history
+    from gaelp.market.calibrate_history import calibrate_history
+    from gaelp.safety.gates import history_fidelity_gate
+
+    found = calibrate_history(import_history(folder), hold_out, seed)
+    compared = found.fidelity
+    return Calibrated(
+        parts=(
+            f"{compared.fitted_days} days",
+            f"the {compared.held_out_days} days after them, {compared.conversions:,} conversions",
+        ),
+        parameters=tuple(
+            Told(
+                name=p.name if p.item is None else f"{p.name}, line item {p.item}", estimate=p.estimate, low=p.low,
+                high=p.high, identified=p.identified,
+            )
+            for p in found.fit.parameters
+        ),
+        lines=compared.lines,
+        surprise=compared.surprise,
+        verdict=history_fidelity_gate(compared),
+        remarks=tuple(
+            dict.fromkeys(f"{p.name}: {p.says}" for p in found.fit.parameters if not p.identified)
+        ),
+        beside={"fitted_days": compared.fitted_days, "held_out_days": compared.held_out_days},
+    )  # fmt: skip
+
+
 def _sha256(log: Path) -> str:
     import hashlib
 
@@ -144,15 +210,13 @@ def _sha256(log: Path) -> str:
 def _print_json(about: dict[str, Any], found: Calibrated) -> None:
     """JSON has no infinity: `identified_to` and `compared_to` are null where every price is shown."""
     import json
-    import math
     from dataclasses import asdict
 
-    compared, verdict = found.fidelity, found.verdict
+    verdict = found.verdict
     told = about | found.beside
     told["parameters"] = [asdict(parameter) for parameter in found.parameters]
-    told["fidelity"] = [asdict(line) | {"within": line.within} for line in compared.lines]
-    told |= {"ks": compared.ks, "ks_reference": compared.ks_reference, "surprise": compared.surprise}
-    told["compared_to"] = compared.compared_to if math.isfinite(compared.compared_to) else None
+    told["fidelity"] = [asdict(line) | {"within": line.within} for line in found.lines]
+    told["surprise"] = found.surprise
     told["verdict"] = {"ruling": verdict.ruling.name, "rule": verdict.rule, "reason": verdict.reason}
     print(json.dumps(told, allow_nan=False))
 
@@ -175,16 +239,13 @@ def _print_tables(found: Calibrated) -> None:
     for column in ("predicted", "90 % from", "to", "found"):
         later.add_column(column, justify="right")
     later.add_column("within")
-    for line in found.fidelity.lines:
+    for line in found.lines:
         numbers = (f"{number:.4g}" for number in (line.fitted, line.low, line.high, line.held_out))
         within = "yes" if line.within else "no"
         later.add_row(line.name, *numbers, within if line.identified else f"{within} (prior)")
     console = Console()
     console.print(table, later)
     # Sentences are printed as they are: a console would break them in the middle of a number.
-    print(found.untold)
-    print(
-        f"Win-rate curve against the held-out part (KS): fitted {found.fidelity.ks:.4f}, the log's own "
-        f"{found.fidelity.ks_reference:.4f}."
-    )
+    for remark in found.remarks:
+        print(remark)
     print(f"{found.verdict.ruling.name}: {found.verdict.reason}")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from gaelp.evidence.fidelity import FidelityLine
 from gaelp.logs.bids import BidLog
 from gaelp.market.auction_fit import DRAWS, AuctionFit, block_levels
 from gaelp.market.auction_world import AuctionWorld, scores_at, step_values, strata_of, win_rate
@@ -19,26 +20,6 @@ _TAIL_POINTS = 64
 """Points between which a spend above the bids that the log tells is summed up."""
 _WHOLE = ("win_rate_distance", "zero_price_share", "block_level_sd", "clicks")
 """The lines on the part as a whole, which `surprise` is about."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FidelityLine:
-    """One figure of the held-out part: what the worlds predict, median and 90 % interval, and what it is.
-
-    identified: the fitted part tells it.
-    """
-
-    name: str
-    fitted: float
-    held_out: float
-    low: float
-    high: float
-    identified: bool
-
-    @property
-    def within(self) -> bool:
-        """Is the held-out figure inside the interval?"""
-        return self.low <= self.held_out <= self.high
 
 
 @dataclass(frozen=True, kw_only=True)
