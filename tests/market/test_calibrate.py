@@ -85,7 +85,8 @@ def test_the_landscape_predicts_the_history_it_was_fitted_on():
     assert known.conversion_rate == pytest.approx(
         told.conversions.sum((1, 2)) / told.clicks.sum((1, 2)), rel=0.01
     )
-    assert known.volume == pytest.approx(told.eligible.sum(2).mean(1))
+    # Weekdays are weighed alike, not days: four weeks make no more of it than a few parts in a thousand.
+    assert known.volume == pytest.approx(told.eligible.sum(2).mean(1), rel=0.01)
 
 
 def test_a_dull_and_a_wild_market_differ_in_what_their_worlds_will_vary():

@@ -16,7 +16,7 @@ from gaelp.bidding.landscape import Landscape, tabulate
 from gaelp.core.errors import BadInput
 from gaelp.core.xp import Array
 from gaelp.market import fit_conversions, fit_prices, fit_rivals, fit_volumes, paths
-from gaelp.market.estimates import Z90, Marginal, Parameter, log_normal, normal, small_sample, told
+from gaelp.market.estimates import Z90, Marginal, Parameter, Prior, log_normal, normal, small_sample, told
 from gaelp.market.fit_conversions import Conversions
 from gaelp.market.fit_delay import Delay, fit_delay, matured, matured_at_reading
 from gaelp.market.fit_prices import Prices
@@ -140,7 +140,7 @@ def _parameters(
         told("price_mean", normal(prices.mean, prices.mean_se),
              (level - Z90 * fit_prices.PRICE_MEAN_SD, level + Z90 * fit_prices.PRICE_MEAN_SD),
              "win shares; log of the money per click", "win shares leave it open"),
-        told("price_sd", log_normal(prices.sd, prices.sd_se), _inverse(fit_prices.SLOPE.interval),
+        told("price_sd", log_normal(prices.sd, prices.sd_se), _inverse(fit_prices.SLOPE),
              "win shares against randomised moves", rare),
         told("price_day_sd", prices.shocks.day_sd, spread, "win shares between days", "too few days"),
         told("price_tick_sd", prices.shocks.tick_sd, spread, "win shares within days", "too few half hours"),
@@ -236,8 +236,10 @@ def _exp(interval: tuple[float, float]) -> tuple[float, float]:
     return float(np.exp(interval[0])), float(np.exp(interval[1]))
 
 
-def _inverse(interval: tuple[float, float]) -> tuple[float, float]:
-    return 1.0 / interval[1], 1.0 / max(interval[0], 0.2)
+def _inverse(prior: Prior) -> tuple[float, float]:
+    """The interval of 1 / x, told as that of a fitted one is."""
+    one = log_normal(np.array([1.0 / prior.mean]), np.array([prior.sd / prior.mean**2]))
+    return float(one.low[0]), float(one.high[0])
 
 
 def _around(middle: float, log_sd: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
-from gaelp.market.estimates import Marginal, Prior, normal, pool, with_prior
+from gaelp.market.estimates import Marginal, Prior, normal, pool
 from gaelp.market.hours import Hours
 from gaelp.market.world import AWARE_UNIT, EXPOSURE_UNIT
 
@@ -24,6 +24,9 @@ MEMORIES = (0.7, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.96, 0.98)
 """Memories of tiring, per half hour, that are tried; alike before the log is read."""
 AWARE_MEMORIES = (0.94, 0.97, 0.99)
 FATIGUE = Prior(mean=0.2, sd=0.4, least=0.0)
+"""Strength where the memory is PLAIN_MEMORY. Elsewhere in proportion to 1 - memory, which says the same of a long exposure:
+one prior for all memories would favour those at which every line item's strength is told least."""
+PLAIN_MEMORY = 0.9
 AWARENESS = Prior(mean=0.1, sd=0.2, least=0.0)
 CARRIED_SD = 0.3
 """Share of a day's exposure that still tires at the next midnight: half-normal with this deviation."""
@@ -71,7 +74,7 @@ def fit_conversions(hours: Hours, volume: Array, matured: Array) -> Conversions:
     for memory in MEMORIES:
         tired = _decayed(exposed, memory) / EXPOSURE_UNIT
         left = memory ** np.arange(TICKS_PER_DAY) * before[..., None] / EXPOSURE_UNIT
-        fits += [_mode(clicks, hours.conversions, tired, left, a) for a in aware]
+        fits += [_mode(clicks, hours.conversions, tired, left, a, memory) for a in aware]
     weight = np.exp(np.array([fit.evidence for fit in fits]) - max(fit.evidence for fit in fits))
     weight = weight / weight.sum()
     grid = weight.reshape(len(MEMORIES), len(AWARE_MEMORIES))
@@ -85,7 +88,6 @@ def fit_conversions(hours: Hours, volume: Array, matured: Array) -> Conversions:
         weight, [np.array([p.common]) for p in pools], [np.array([p.common_se]) for p in pools]
     )
     interest, interest_sd = _mixed(weight, [p.mean for p in awares], [p.sd for p in awares])
-    interest, interest_sd = with_prior(interest, interest_sd, AWARENESS)
     share = _carried(fits, weight)
     days_sd = np.log(np.maximum(before, 1e-6)).std(1)
     return Conversions(
@@ -105,15 +107,18 @@ def _decayed(exposed: Array, memory: float) -> Array:
     return out
 
 
-def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array) -> _Mode:
+def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, memory: float) -> _Mode:
     """Newton's method with the priors' pull, all line items at once."""
     theta = np.zeros((len(clicks), 4))
     theta[:, 0] = np.log((seen.sum((1, 2)) + 0.5) / (clicks.sum((1, 2)) + 1.0))
-    centre = np.array([0.0, FATIGUE.mean, AWARENESS.mean, 0.0])
+    scale = (1.0 - memory) / (1.0 - PLAIN_MEMORY)
+    centre = np.array([0.0, scale * FATIGUE.mean, AWARENESS.mean, 0.0])
     # The base rate is told by the log alone; what is left over tires as much as exposure of the day, times a share.
-    precision = np.array([1e-6, FATIGUE.sd**-2, AWARENESS.sd**-2, (2.0 * FATIGUE.sd * CARRIED_SD) ** -2])
-    rows = (*seen.shape, 1)
-    tired, left, aware = (x.reshape(rows)[..., 0].reshape(len(seen), -1) for x in (tired, left, aware))
+    # The priors are the account's. Said by every line item anew they would outvote the log: all together say them once.
+    often = np.sqrt(len(clicks))
+    sd, aware_sd = often * scale * FATIGUE.sd, often * AWARENESS.sd
+    precision = np.array([1e-6, sd**-2, aware_sd**-2, (2.0 * sd * CARRIED_SD) ** -2])
+    tired, left, aware = (x.reshape(len(seen), -1) for x in (tired, left, aware))
     clicks, seen = clicks.reshape(len(seen), -1), seen.reshape(len(seen), -1)
     for _ in range(12):
         lift = 1.0 + theta[:, 2, None] * aware

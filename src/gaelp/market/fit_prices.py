@@ -200,9 +200,10 @@ def _slopes(hours: Hours, shares: WinShares) -> tuple[Array, Array, Array, Array
         meat = by_day.T @ by_day * (days / max(days - 3.0, 1.0) * small_sample(days) ** 2)
         cov[item] = back @ meat @ back.T
     # First what past wins do, drawn to the pool and the prior; the slope follows by how the two errors go together.
-    usual = max(float(np.median(own[:, 0])), 0.5)
+    alone = pool(own[:, 0], np.sqrt(cov[:, 0, 0]) + 1e-4)
+    usual = with_prior(alone.mean, alone.sd, SLOPE)[0].mean()
     reactions = pool(own[:, 1], np.sqrt(cov[:, 1, 1]) + 1e-6)
-    prior = Prior(mean=ANSWER.mean, sd=ANSWER.sd * usual)
+    prior = Prior(mean=-ANSWER.mean * usual, sd=ANSWER.sd * usual)
     reaction, reaction_se = with_prior(reactions.mean, reactions.sd, prior)
     tied = cov[:, 0, 1] / cov[:, 1, 1]
     rest = np.maximum(cov[:, 0, 0] - tied * cov[:, 0, 1], 0.0)
