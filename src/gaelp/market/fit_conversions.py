@@ -24,7 +24,8 @@ MEMORIES = (0.7, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.96, 0.98)
 """Memories of tiring, per half hour, that are tried; alike before the log is read."""
 AWARE_MEMORIES = (0.94, 0.97, 0.99)
 FATIGUE = Prior(mean=0.2, sd=0.4, least=0.0)
-"""Strength where the memory is PLAIN_MEMORY. Elsewhere in proportion to 1 - memory, which says the same of a long exposure:
+"""Strength where the memory is PLAIN_MEMORY. Elsewhere in proportion to 1 - memory, which says the same of a long
+exposure:
 one prior for all memories would favour those at which every line item's strength is told least."""
 PLAIN_MEMORY = 0.9
 AWARENESS = Prior(mean=0.1, sd=0.2, least=0.0)
