@@ -471,7 +471,7 @@ SABOTEURS = (
     Saboteur(name="loss with flipped sign", spoil=uphill),
     Saboteur(name="drift to the highest bid", spoil=drift),
     Saboteur(name="always the highest bid", spoil=always_highest),
-    Saboteur(name="one transition a call", spoil=one_transition, only=("ppo",)),
+    Saboteur(name="one transition a call", spoil=one_transition, only=("ppo",), own_canaries=True),
     Saboteur(name="shuffled rewards", spoil=shuffling, own_canaries=True),
     Saboteur(name="reward with flipped sign", spoil=flipped_reward, own_canaries=True),
     Saboteur(name="shaped reward", spoil=shaped, own_canaries=True),
