@@ -192,7 +192,8 @@ def tune(
     """Choose a baseline's free knobs by mean score on worlds of `posterior`; the same world-days for every baseline.
 
     Each search round draws around the eight best of the round before, with a shrinking width, and keeps them among its
-    candidates; the first begins at the defaults and at the baseline's other starts. The last round scores 15 elites and the defaults on 768 fresh worlds.
+    candidates; the first begins at the defaults and at the baseline's other starts. The last round scores 15 elites
+    and the defaults on 768 fresh worlds.
     Baselines that are tuned with one seed see the same worlds.
     """
     # Worlds and candidates have generators of their own, for the number of knobs must not move the worlds.
