@@ -55,6 +55,9 @@ class PacerParams(NamedTuple):
     """Log multiplier on the target that the solver aims at."""
     keeps_target: Array
     """0: the multiplier of the best projected objective; 1: the largest one that keeps budget and target."""
+    done_prior: Array = np.float64(0.0)
+    """Weight of the calibrated rate, in conversions, in counting what today's clicks have brought; 0 takes the arrived
+    conversions as they are. Arrivals scatter: where the rate is known, clicks tell expected conversions better."""
 
 
 DEFAULT_PARAMS = PacerParams(*(np.float64(x) for x in (0.05, 0.15, 30.0, 0.98, 0.0, 0.0, 0.0, 0.0)))
@@ -326,7 +329,12 @@ def solve(
     money_left = xp.maximum(terms.budget - state.spent, 0.0)[..., None]
     share = xp.minimum(1.0, money_left / xp.maximum(cost_left, 1e-9))
     counted = unit_rate(landscape, terms, xp)
-    done = (state.conversions * counted + state.unmatured_clicks.sum(-1) * units).sum(-1)
+    # Posterior mean of a Gamma-Poisson rate over the whole day, as in `calibration`, but with nothing forgotten.
+    matured = landscape.conversion_rate[item] * state.matured_clicks
+    drawn_in = (
+        params.done_prior / xp.maximum(params.done_prior + matured, 1e-9) * (matured - state.conversions)
+    )
+    done = ((state.conversions + drawn_in) * counted + state.unmatured_clicks.sum(-1) * units).sum(-1)
     gained = (units[..., None] * clicks_left).sum(-2)
     won = done[..., None] + gained * share
     spend = state.spent[..., None] + cost_left * share
@@ -393,13 +401,25 @@ def bids(
     """
     item, t = terms.item, xp.minimum(state.tick, TICKS_PER_DAY - 1)[..., None]
     units = click_units(state, landscape, terms, params, xp)
-    level, sd = landscape.price_mean[item] + state.price_dev, landscape.price_sd[item]
     worth = (solution.log_worth + pace)[..., None] + log_click(units, landscape, terms, xp)
-    at = ((worth - level) / sd - GRID_LOW) * ((GRID - 1) / (GRID_HIGH - GRID_LOW))
-    shade = _tabled(landscape.shade[item, t], at[..., None], xp)[..., 0]
     bent = params.shift + params.tilt * ((state.tick + 0.5) / TICKS_PER_DAY - 0.5)
     leaning = tilt[..., None] * (solution.efficiency if item.shape[-1] > 1 else 1.0)
-    return worth + sd * shade + bent[..., None] + leaning
+    return best_response(worth, state.price_dev, landscape, item, t, xp) + bent[..., None] + leaning
+
+
+def best_response(
+    log_worth: Array, price_dev: Array, landscape: Landscape, item: Array, t: Array, xp: ModuleType
+) -> Array:
+    """The log bid [B,I] that earns most when a click is worth exp(log_worth) [B,I] and prices deviate by `price_dev`.
+
+    t: half hour, [B,1]. In second price the worth itself; in the other formats it is shaded.
+    """
+    sd = landscape.price_sd[item]
+    at = ((log_worth - landscape.price_mean[item] - price_dev) / sd - GRID_LOW) * (
+        (GRID - 1) / (GRID_HIGH - GRID_LOW)
+    )
+    shade = _tabled(landscape.shade[item, t], at[..., None], xp)[..., 0]
+    return log_worth + sd * shade
 
 
 def dual_log_bid(state: DayState, landscape: Landscape, terms: Terms, xp: ModuleType) -> Array:

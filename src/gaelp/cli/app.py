@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gaelp.cli.ladder_command import ladder_command
 from gaelp.cli.replay_command import replay_command
 from gaelp.core.errors import BadInput, GaelpError
 
@@ -344,6 +345,7 @@ def validate(
     show_validation(home, run_name, negative_controls=negative_controls, as_json=json_)
 
 
+app.command(name="ladder")(ladder_command)
 app.command(name="replay")(replay_command)
 
 

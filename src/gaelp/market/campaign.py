@@ -20,6 +20,7 @@ from gaelp.bidding.observe import fits, mark_decision, observe
 from gaelp.bidding.pacer import DayState, PacerParams, after_report, bids, pacer_hash, solve, start_day
 from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
 from gaelp.core.schema import Schema
+from gaelp.market.hindsight import best_constant
 from gaelp.market.world import (
     HIDDEN,
     ONE_ITEM,
@@ -30,7 +31,6 @@ from gaelp.market.world import (
     World,
     auctions_bank,
     check_posterior,
-    constant_scores,
     day_score,
     half_hour,
     hidden,
@@ -161,7 +161,7 @@ class CampaignMarket:
         self._modes = jax.jit(self._mode_days)
         self._pacers = jax.jit(self._pacer_days)
         self._random = jax.jit(self._random_days)
-        self._constants = jax.jit(self._constant_days)
+        self._worlds = jax.jit(partial(worlds_of, kind=kind))
 
     # The compiled functions take what varies (posterior, landscape, parameters) as arguments, so that markets of one
     # shape share a compilation through the persistent cache.
@@ -254,13 +254,6 @@ class CampaignMarket:
     ) -> jax.Array:
         return pacer_scores(worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind)
 
-    def _constant_days(
-        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
-    ) -> jax.Array:
-        return constant_scores(
-            worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind
-        )
-
     def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
         """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world.
 
@@ -341,24 +334,10 @@ class CampaignMarket:
         return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
 
     def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
-        """Scores [n] of the best constant bid in hindsight, per world. Users carry exposure over, so it is no
-        bound: a policy that rests its users may beat it."""
-        return np.asarray(
-            self._constants(self.posterior, self._landscape, self._params, jnp.asarray(seeds))
-        ).max(axis=0)
+        """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is
+        no bound: a policy that rests its users may beat it."""
+        worlds = self._worlds(self.posterior, jnp.asarray(seeds))
+        return best_constant(worlds, self._landscape, self._bank, self.kind).score
 
 
-@partial(jax.jit, static_argnames="kind")
-def score_pacers(
-    posterior: Posterior, landscape: Landscape, candidates: PacerParams, seeds: jax.Array, kind: Kind
-) -> jax.Array:
-    """Scores [P,n] of P candidate parameter sets (leading axis of each field), the p-th on the worlds of seeds[p]."""
-    bank = auctions_bank()
-
-    def one(pair: tuple[PacerParams, jax.Array]) -> jax.Array:
-        return pacer_scores(worlds_of(posterior, pair[1], kind), landscape, pair[0], bank, kind)
-
-    return jax.lax.map(one, (candidates, seeds))
-
-
-__all__ = ["HIDDEN", "CampaignMarket", "Certified", "score_pacers"]
+__all__ = ["HIDDEN", "CampaignMarket", "Certified"]

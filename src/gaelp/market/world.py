@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, SECOND_PRICE, Format, Landscape, Rules
+from gaelp.bidding.landscape import SECOND_PRICE, Format, Landscape, Rules
 from gaelp.bidding.pacer import (
     DayState,
     PacerParams,
@@ -37,6 +37,7 @@ from gaelp.core.errors import BadInput
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
 from gaelp.market import autobid, rivals
+from gaelp.market.oracle import Auctions
 
 BANK = 4096
 SLOTS = 4
@@ -469,6 +470,40 @@ def start_truth(world: World) -> Truth:
     )  # fmt: skip
 
 
+class Sampled(NamedTuple):
+    """The sampled auctions of one half hour, S per line item; [B,I,S] unless said."""
+
+    weight: jax.Array
+    """How much of the half hour's traffic each stands for; sums to 1 over S."""
+    clicks: jax.Array
+    """Clicks at full exposure, in average clicks, times the weight."""
+    worth: jax.Array
+    """What one of these clicks is worth, in average clicks."""
+    prices: tuple[jax.Array, ...]
+    """Competing log price per click of each slot, around the level, falling."""
+
+
+def sampled(world: World, kind: Kind, bank: Bank, t: jax.Array) -> Sampled:
+    """The auctions that half hour `t` samples."""
+    at = (world.offsets[..., t][..., None] + jnp.arange(kind.samples)) % BANK
+    eps = bank.price[at]
+    rho = world.clicks_price[..., None]
+    weight, worth = jnp.asarray(1.0 / kind.samples), jnp.asarray(1.0)
+    price = world.price_sd[..., None] * eps
+    if kind.rare:
+        # The rare users' auctions are sampled more often than they come, and weigh as much less.
+        common = kind.samples - kind.rare
+        is_rare = jnp.arange(kind.samples) >= common
+        share, value = world.rare_share[..., None], world.rare_worth[..., None]
+        weight = jnp.where(is_rare, share / kind.rare, (1.0 - share) / common)
+        worth = jnp.where(is_rare, value, (1.0 - share * value) / jnp.maximum(1.0 - share, 1e-9))
+        price = price + jnp.where(is_rare, world.rare_price[..., None], 0.0)
+    prices = [price]
+    for slot in range(1, kind.rules.slots):
+        prices.append(prices[-1] - world.slot_gap[..., None] * bank.gap[at, slot - 1])
+    return Sampled(weight, weight * jnp.exp(rho * eps - 0.5 * rho * rho), worth, tuple(prices))
+
+
 class Bought(NamedTuple):
     """What bids buy in a half hour of auctions, each of equal weight, before any budget; [B,I]."""
 
@@ -486,21 +521,8 @@ class Bought(NamedTuple):
 
 def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Array, t: jax.Array) -> Bought:
     """The sampled auctions of half hour `t` at `log_bid` [B,I], with competing log prices around `level` [B,I]."""
-    at = (world.offsets[..., t][..., None] + jnp.arange(kind.samples)) % BANK
-    eps = bank.price[at]
-    sd = world.price_sd[..., None]
-    rho = world.clicks_price[..., None]
-    weight, worth = jnp.float32(1.0 / kind.samples), jnp.float32(1.0)
-    price = sd * eps
-    if kind.rare:
-        # The rare users' auctions are sampled more often than they come, and weigh as much less.
-        common = kind.samples - kind.rare
-        is_rare = jnp.arange(kind.samples) >= common
-        share, value = world.rare_share[..., None], world.rare_worth[..., None]
-        weight = jnp.where(is_rare, share / kind.rare, (1.0 - share) / common)
-        worth = jnp.where(is_rare, value, (1.0 - share * value) / jnp.maximum(1.0 - share, 1e-9))
-        price = price + jnp.where(is_rare, world.rare_price[..., None], 0.0)
-    clicks_each = weight * jnp.exp(rho * eps - 0.5 * rho * rho)
+    weight, clicks_each, worth, prices = sampled(world, kind, bank, t)
+    price = prices[0]
     bid = (log_bid - level)[..., None]
     mass = weight * jnp.exp(price)
     top = bid >= price
@@ -508,10 +530,8 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
     rivals_paid = jnp.where(top, 0.0, mass).sum(-1) / mass.sum(-1)
     if kind.rules.format is Format.GSP:
         clicks = cost = shown = jnp.zeros_like(price)
-        above, edge = jnp.full_like(price, jnp.inf), price
-        for slot, exposure in enumerate(kind.rules.exposure):
-            if slot:
-                edge = edge - world.slot_gap[..., None] * bank.gap[at, slot - 1]
+        above = jnp.full_like(price, jnp.inf)
+        for edge, exposure in zip(prices, kind.rules.exposure, strict=True):
             here = (bid >= edge) & (bid < above)
             clicks = clicks + jnp.where(here, exposure, 0.0)
             cost = cost + jnp.where(here, exposure * jnp.exp(edge), 0.0)
@@ -526,6 +546,34 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
         paid = jnp.exp(bid) if kind.rules.format is Format.FIRST_PRICE else jnp.exp(price)
         cost = clicks * paid
     return Bought(impressions, clicks.sum(-1), cost.sum(-1), rivals_paid, (clicks * worth).sum(-1))
+
+
+def day_auctions(world: World, kind: Kind, bank: Bank) -> Auctions:
+    """All sampled auctions of B days as the yardstick takes them, [B, 48 I S] and as many slots as the format has.
+
+    Expected clicks, conversion rates of users who have not been shown anything, and the prices that rivals make before
+    they answer: where nobody answers and nobody tires, those very auctions that `half_hour` plays.
+    """
+    units = world.conversion_rate * world.unit_worth
+
+    def one(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        found = sampled(world, kind, bank, t)
+        level = world.price_mean + world.price_path[..., t]
+        ratio = jnp.exp(jnp.stack(found.prices, -1) + (level - jnp.log(units))[..., None, None])
+        clicks = (world.click_rate * world.volume_path[..., t])[..., None] * found.clicks
+        worth = clicks * (world.cost_scale * units)[..., None]
+        return ratio, clicks * found.worth * units[..., None], worth
+
+    ratio, value, worth = jax.lax.map(one, jnp.arange(TICKS_PER_DAY))
+    days = world.terms.budget.shape[0]
+
+    def flat(x: jax.Array, *slots: int) -> jax.Array:
+        return jnp.moveaxis(x, 0, 1).reshape(days, -1, *slots)
+
+    return Auctions(
+        flat(ratio, kind.rules.slots), flat(value), flat(worth), kind.rules.exposure, world.terms.budget,
+        world.terms.target_cpa, world.terms.profit > 0,
+    )  # fmt: skip
 
 
 def half_hour(
@@ -566,7 +614,8 @@ def half_hour(
         conversions_so_far=state.conversions + arrived,
     )  # fmt: skip
     exposed = impressions / world.volume
-    spent = truth.spent + cost.sum(-1)
+    # Rounding may carry the last share a digit beyond the budget, and nobody is charged that.
+    spent = jnp.minimum(truth.spent + cost.sum(-1), world.terms.budget)
     over = world.over[..., t]
     flow = over - jnp.where(t > 0, world.over[..., t - 1], 0.0)
     if kind.levers:
@@ -648,20 +697,6 @@ def pacer_scores(
 ) -> jax.Array:
     """The day's score under the pacer alone, [B]."""
     return day_score(pacer_day(world, landscape, params, bank, kind)[0], world)
-
-
-def constant_scores(
-    world: World, landscape: Landscape, params: PacerParams, bank: Bank, kind: Kind, points: int = 33
-) -> jax.Array:
-    """Scores of `points` constant bids around each world's true price level, [points, B]."""
-    z_grid = jnp.linspace(GRID_LOW, GRID_HIGH, points)
-
-    def one(z: jax.Array) -> jax.Array:
-        bid = world.price_mean + world.price_sd * z
-        truth, _ = play_day(world, lambda s, terms: bid, landscape, params, bank, kind)
-        return day_score(truth, world)
-
-    return jax.lax.map(one, z_grid)
 
 
 def worlds_of(posterior: Posterior, seeds: np.ndarray | jax.Array, kind: Kind) -> World:

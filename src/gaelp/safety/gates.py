@@ -47,9 +47,57 @@ class PlaceboResult(Protocol):
     def exact(self) -> bool: ...
 
 
-def simulation_gate(learning: Ruled) -> Verdict:
-    """simulation -> historical: the agent learned, in worlds it was not trained in."""
-    return Verdict(learning.ruling, "simulation_gate", f"learning verification: {learning.reason}")
+class HistoryFidelityResult(Protocol):
+    """Worlds fitted to hourly reports, held against later days of the account."""
+
+    @property
+    def surprise(self) -> float: ...
+    @property
+    def held_out_days(self) -> int: ...
+    @property
+    def conversions(self) -> int: ...
+
+
+FEWEST_HELD_OUT_DAYS, FEWEST_CONVERSIONS = 4, 100
+"""With fewer the figures of held-out days stray by a tenth and more by chance alone."""
+STRANGE, UNUSUAL = 0.01, 0.1
+"""Held-out days rarer than this in the fitted worlds: refused; not yet believed."""
+
+
+def history_fidelity_gate(fidelity: HistoryFidelityResult) -> Verdict:
+    """fit -> simulation: do later days look like days of the fitted worlds, at the bids that were played?
+
+    FAIL where the worlds hold nothing like them (a sound fit is so refused once in 100 logs), WAIT where they are
+    unusual or too few.
+    """
+    rule = "fidelity_gate"
+    evidence: dict[str, object] = {
+        "surprise": fidelity.surprise, "held_out_days": fidelity.held_out_days, "conversions": fidelity.conversions,
+    }  # fmt: skip
+    if fidelity.held_out_days < FEWEST_HELD_OUT_DAYS or fidelity.conversions < FEWEST_CONVERSIONS:
+        reason = (
+            f"{fidelity.held_out_days} held-out days with {fidelity.conversions} conversions; {FEWEST_HELD_OUT_DAYS} "
+            f"days with {FEWEST_CONVERSIONS} are needed."
+        )
+        return Verdict(WAIT, rule, reason, evidence)
+    share = f"{fidelity.surprise:.1%} of the fitted worlds' days"
+    reason = f"{share} stray as far from their prediction as the held-out days do"
+    if fidelity.surprise < UNUSUAL:
+        ruling = FAIL if fidelity.surprise < STRANGE else WAIT
+        return Verdict(ruling, rule, f"only {reason}; at least {UNUSUAL:.0%} expected.", evidence)
+    return Verdict(PASS, rule, f"{reason}.", evidence)
+
+
+def simulation_gate(learning: Ruled, fidelity: Ruled) -> Verdict:
+    """simulation -> historical: the agent learned, in worlds it was not trained in, and the worlds are like the
+    account."""
+    rule = "simulation_gate"
+    evidence: dict[str, object] = {"learning": learning.ruling.name, "fidelity": fidelity.ruling.name}
+    if fidelity.ruling is FAIL:
+        return Verdict(FAIL, rule, f"the worlds are not like the account: {fidelity.reason}", evidence)
+    if learning.ruling is PASS and fidelity.ruling is WAIT:
+        return Verdict(WAIT, rule, f"the agent learned; fidelity of its worlds: {fidelity.reason}", evidence)
+    return Verdict(learning.ruling, rule, f"learning verification: {learning.reason}", evidence)
 
 
 def historical_gate(
