@@ -22,6 +22,7 @@ from gaelp.safety.approvals import Binding
 
 COMMANDS = (
     "demo", "run", "plan", "status", "report", "replay", "verify", "validate", "grant", "approve", "halt", "resume",
+    "calibrate",
 )  # fmt: skip
 USD = 1_000_000
 
@@ -93,6 +94,7 @@ def test_the_list_of_commands_tells_each_in_one_whole_line(command: Command) -> 
     listed = command("--help").out.split("Commands:")[1].strip().splitlines()
     assert [line.split()[0] for line in listed] == [
         "demo", "run", "resume", "plan", "status", "report", "grant", "approve", "halt", "verify", "validate", "replay",
+        "calibrate",
     ]  # fmt: skip
     assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
 

@@ -10,6 +10,7 @@ import pytest
 from gaelp.core.errors import BadInput
 from gaelp.core.verdict import FAIL, PASS, WAIT, Ruling, Verdict
 from gaelp.safety.gates import (
+    fidelity_gate,
     historical_gate,
     history_fidelity_gate,
     live_gate,
@@ -82,6 +83,44 @@ def test_worlds_that_hold_nothing_like_the_later_days_are_refused(seen, ruling, 
     verdict = history_fidelity_gate(seen)
     assert verdict.ruling is ruling
     assert said in verdict.reason
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A fit as good as the log it was made from."""
+
+    ks: float = 0.05
+    ks_reference: float = 0.05
+    surprise: float = 0.5
+    fitted_won: int = 1000
+    held_out_won: int = 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "ruling", "words"),
+    [
+        ({}, PASS, "off by 0.050, the log's own curve 0.050"),
+        ({"ks": 0.07}, PASS, "off by 0.070"),
+        ({"ks": 0.071}, FAIL, "off by 0.071, the log's own curve 0.050 (+ 0.02 allowed)"),
+        ({"surprise": 0.1}, PASS, "off by 0.050"),
+        (
+            {"surprise": 0.0999},
+            WAIT,
+            "only 10.0% of the fitted worlds stray as far as the held-out part does",
+        ),
+        ({"surprise": 0.01}, WAIT, "only 1.0% of the fitted worlds"),
+        ({"surprise": 0.0099}, FAIL, "only 1.0% of the fitted worlds"),
+        ({"fitted_won": 999}, WAIT, "999 auctions were won in the fitted part and 1000 in the held-out part"),
+        ({"held_out_won": 3, "ks": 0.9, "surprise": 0.0}, WAIT, "1000 in each are needed"),
+    ],
+)
+def test_fitted_worlds_must_show_what_a_later_part_of_the_log_shows(
+    change: dict[str, Any], ruling: Ruling, words: str
+) -> None:
+    verdict = fidelity_gate(Compared(**change))
+    assert verdict.ruling is ruling
+    assert words in verdict.reason
+    assert verdict.evidence["held_out_won"] == Compared(**change).held_out_won
 
 
 def test_the_historical_gate_waits_however_good_the_estimate_is_and_names_its_figures() -> None:

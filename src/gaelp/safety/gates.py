@@ -88,6 +88,60 @@ def history_fidelity_gate(fidelity: HistoryFidelityResult) -> Verdict:
     return Verdict(PASS, rule, f"{reason}.", evidence)
 
 
+class FidelityResult(Protocol):
+    """Fitted worlds held against a later part of their log."""
+
+    @property
+    def ks(self) -> float: ...
+    @property
+    def ks_reference(self) -> float: ...
+    @property
+    def surprise(self) -> float: ...
+    @property
+    def fitted_won(self) -> int: ...
+    @property
+    def held_out_won(self) -> int: ...
+
+
+KS_MARGIN = 0.02
+"""A fitted win-rate curve may be so much farther from the held-out part than the fitted part's own curve."""
+FEWEST_WON = 1000
+"""Two empirical curves of so many prices each differ by up to 0.06 by chance alone; of fewer, by more."""
+
+
+def fidelity_gate(fidelity: FidelityResult) -> Verdict:
+    """calibration -> simulation: do the fitted worlds show what a later part of the log shows?
+
+    FAIL where the fit bends what its own part of the log shows, or where its worlds hold nothing like the later part
+    (a sound fit is so refused once in 100 logs); WAIT where too little was won, or the later part is unusual.
+    """
+    rule = "fidelity_gate"
+    evidence: dict[str, object] = {
+        "ks": fidelity.ks,
+        "ks_reference": fidelity.ks_reference,
+        "ks_margin": KS_MARGIN,
+        "surprise": fidelity.surprise,
+        "fitted_won": fidelity.fitted_won,
+        "held_out_won": fidelity.held_out_won,
+    }
+    if min(fidelity.fitted_won, fidelity.held_out_won) < FEWEST_WON:
+        reason = (
+            f"{fidelity.fitted_won} auctions were won in the fitted part and {fidelity.held_out_won} in the held-out "
+            f"part; {FEWEST_WON} in each are needed."
+        )
+        return Verdict(WAIT, rule, reason, evidence)
+    distance = f"{fidelity.ks:.3f}, the log's own curve {fidelity.ks_reference:.3f} (+ {KS_MARGIN} allowed)"
+    if fidelity.ks > fidelity.ks_reference + KS_MARGIN:
+        return Verdict(FAIL, rule, f"the fitted win-rate curve is off by {distance}.", evidence)
+    if fidelity.surprise < UNUSUAL:
+        reason = (
+            f"only {fidelity.surprise:.1%} of the fitted worlds stray as far as the held-out part does; "
+            f"at least {UNUSUAL:.0%} expected. A longer log tells more of its drift."
+        )
+        return Verdict(FAIL if fidelity.surprise < STRANGE else WAIT, rule, reason, evidence)
+    return Verdict(PASS, rule, f"the fitted win-rate curve is off by {distance}.", evidence)
+
+
 def simulation_gate(learning: Ruled, fidelity: Ruled) -> Verdict:
     """simulation -> historical: the agent learned, in worlds it was not trained in, and the worlds are like the
     account."""
