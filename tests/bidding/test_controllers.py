@@ -60,19 +60,18 @@ def test_target_times_value_bids_the_target_for_each_expected_conversion():
         start_day(LAND, day, np), start_memory(day, np), opening(LAND, day, np), LAND, day,
         STILL._replace(rule=Rule.TARGET), np,
     )  # fmt: skip
-    rate = float(np.asarray(LAND.conversion_rate)[0])
-    assert float(told.log_bid[0, 0]) == pytest.approx(np.log(0.12 * rate))
+    # 0.3 conversions a click, which costs 0.8 of the price that is beaten.
+    assert float(told.log_bid[0, 0]) == pytest.approx(np.log(0.12 * 0.3 / 0.8))
 
 
 def test_duals_go_from_the_budgets_worth_to_the_target_as_the_targets_multiplier_grows():
     day = terms(0.02)
     opened = opening(LAND, day, np)
     state, memory = start_day(LAND, day, np), start_memory(day, np)
-    rate = float(np.asarray(LAND.conversion_rate)[0])
 
     def log_worth(opening_weight: float) -> float:
         gains = STILL._replace(rule=Rule.DUALS, target_opening=np.float64(opening_weight))
-        return float(control(state, memory, opened, LAND, day, gains, np).log_bid[0, 0] - np.log(rate))
+        return float(control(state, memory, opened, LAND, day, gains, np).log_bid[0, 0] - np.log(0.3 / 0.8))
 
     # (1 + l C) / (m + l) with l C = exp(-8) and exp(8).
     assert log_worth(-8.0) == pytest.approx(float(opened.log_worth_budget[0]), abs=0.05)

@@ -21,7 +21,8 @@ from gaelp.bidding.pacer import (
     Solution,
     Terms,
     best_response,
-    calibration,
+    click_units,
+    log_click,
     solve,
     start_day,
     traffic_left,
@@ -107,14 +108,13 @@ def control(
 ) -> Controlled:  # fmt: skip
     """The bids for the half hour ahead. Once the budget is spent they win nothing."""
     item, t = terms.item, xp.minimum(state.tick, TICKS_PER_DAY - 1)[..., None]
-    rate = landscape.conversion_rate[item] * calibration(state, DEFAULT_PARAMS)
-    units = rate * unit_rate(landscape, terms, xp)
+    units = click_units(state, landscape, terms, DEFAULT_PARAMS, xp)
     planned = 1.0 - traffic_left(landscape, terms, state.tick)
     pace = state.spent / terms.budget - planned
     wanted = xp.isfinite(terms.target_cpa)
     target = xp.where(wanted, terms.target_cpa, 1.0)
     counted = unit_rate(landscape, terms, xp)
-    done = ((state.conversions + state.unmatured_clicks.sum(-1) * rate) * counted).sum(-1)
+    done = (state.conversions * counted + state.unmatured_clicks.sum(-1) * units).sum(-1)
     cost = (HELD_UNITS * target + state.spent) / (HELD_UNITS + done)
     excess = gains.target * xp.where(wanted, xp.log(cost / target), 0.0)
 
@@ -138,7 +138,7 @@ def control(
     for rule, worth in chosen:
         log_worth = xp.where(gains.rule == rule, worth, log_worth)
 
-    click = log_worth[..., None] + xp.log(xp.maximum(units, 1e-12))
+    click = log_worth[..., None] + log_click(units, landscape, terms, xp)
     shaded = best_response(
         click, gains.tracking * state.price_dev, landscape._replace(shade=gains.shading * landscape.shade), item, t, xp
     )  # fmt: skip

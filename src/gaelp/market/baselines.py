@@ -59,6 +59,8 @@ class Baseline:
     high: Knobs
     logarithmic: frozenset[str] = frozenset()
     """Knobs searched on a log scale."""
+    other_starts: tuple[Knobs, ...] = ()
+    """Where the search begins beside the default."""
 
 
 def _pacer(name: str, keeps_target: float) -> Baseline:
@@ -66,9 +68,11 @@ def _pacer(name: str, keeps_target: float) -> Baseline:
         named = dict(zip(PacerParams._fields, (*told[:-1], keeps_target, told[-1]), strict=True))
         return PacerParams(**{name: np.float64(value) for name, value in named.items()})
 
+    default = DEFAULT_PARAMS._replace(keeps_target=np.float64(keeps_target))
+    # Where rates are known, trusting them is far from the defaults in three knobs at once: chance rarely goes there.
+    trusting = params(0.03, 0.1, 1000.0, 1.0, 0.0, 0.0, 0.0, 2000.0)
     return Baseline(
-        name=name, default=DEFAULT_PARAMS._replace(keeps_target=np.float64(keeps_target)),
-        low=params(0.01, 0.02, 5.0, 0.90, -1.2, -0.5, -0.4, 0.0),
+        name=name, default=default, other_starts=(trusting,), low=params(0.01, 0.02, 5.0, 0.90, -1.2, -0.5, -0.4, 0.0),
         high=params(0.2, 0.6, 1000.0, 1.0, 1.2, 0.3, 0.25, 2000.0),
         logarithmic=frozenset({"price_walk", "volume_prior", "calibration_prior"}),
     )  # fmt: skip
@@ -188,14 +192,16 @@ def tune(
     """Choose a baseline's free knobs by mean score on worlds of `posterior`; the same world-days for every baseline.
 
     Each search round draws around the eight best of the round before, with a shrinking width, and keeps them among its
-    candidates; the first holds the defaults. The last round scores 15 elites and the defaults on 768 fresh worlds.
+    candidates; the first begins at the defaults and at the baseline's other starts. The last round scores 15 elites
+    and the defaults on 768 fresh worlds.
     Baselines that are tuned with one seed see the same worlds.
     """
     # Worlds and candidates have generators of their own, for the number of knobs must not move the worlds.
     rng, days = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     worlds, bids, bank = float32(posterior), float32(landscape), auctions_bank()
     low, high, best = (_inner(baseline, part) for part in (baseline.low, baseline.high, baseline.default))
-    elite, width, means = best[None, :], 0.5, []
+    starts = (best, *(_inner(baseline, start) for start in baseline.other_starts))
+    elite, width, means = np.stack(starts), 0.5, []
     for number in range(SEARCH_ROUNDS + 1):
         last = number == SEARCH_ROUNDS
         candidates = PAIRS * CHUNK // WORLDS if last else PAIRS

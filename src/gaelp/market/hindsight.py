@@ -50,7 +50,7 @@ def constant_score(world: World, landscape: Landscape, knobs: Knobs, bank: Bank,
     Levels are those that rivals make before they answer.
     """
     item = world.terms.item
-    click = knobs.log_worth[:, None] + jnp.log(world.conversion_rate * world.unit_worth)
+    click = knobs.log_worth[:, None] + jnp.log(world.conversion_rate * world.unit_worth / world.cost_scale)
     still = start_day(landscape, world.terms, jnp)
 
     def step(truth: Truth, t: jax.Array) -> tuple[Truth, None]:
@@ -70,11 +70,11 @@ def best_constant(world: World, landscape: Landscape, bank: Bank, kind: Kind) ->
     Expectations over a half hour are what the search would improve; clicks are drawn, so a part of a percent is luck.
     """
     shades = kind.rules.format is not Format.SECOND_PRICE
-    units = np.log(np.asarray(world.conversion_rate * world.unit_worth, np.float64))
+    click = np.log(np.asarray(world.conversion_rate * world.unit_worth / world.cost_scale, np.float64))
     mean, sd = np.asarray(world.price_mean, np.float64), np.asarray(world.price_sd, np.float64)
     path = np.asarray(world.price_path, np.float64)
-    low = (mean + path.min(-1) - units + sd * GRID_LOW).min(-1)
-    high = (mean + path.max(-1) - units + sd * GRID_HIGH).max(-1)
+    low = (mean + path.min(-1) - click + sd * GRID_LOW).min(-1)
+    high = (mean + path.max(-1) - click + sd * GRID_HIGH).max(-1)
     axes = [Axis(low, high, POINTS)]
     if shades:
         least, most, points = SHADES

@@ -243,11 +243,10 @@ def suite(name: str) -> Suite:
 
 def cost_at_budgets(landscape: Landscape, low: float, high: float) -> Floats:
     """What a unit costs, [16], where one worth for all line items spends budgets from low to high (in logs)."""
-    rate, mean, sd = (
-        np.asarray(x) for x in (landscape.conversion_rate, landscape.price_mean, landscape.price_sd)
-    )
+    mean, sd = (np.asarray(x) for x in (landscape.price_mean, landscape.price_sd))
+    rate, scale = (np.asarray(x) for x in (landscape.conversion_rate, landscape.cost_scale))
     cost_left, clicks_left = (np.asarray(x)[:, 0] for x in (landscape.cost_left, landscape.clicks_left))
-    offset = mean - np.log(rate)
+    offset = mean - np.log(rate / scale)
     worth = np.linspace((offset + sd * GRID_LOW).min(), (offset + sd * GRID_HIGH).max(), _FINE)
     z = grid(np)
     cost, units = np.zeros(_FINE), np.zeros(_FINE)
