@@ -425,6 +425,16 @@ LIGHT: dict[str, tuple[str, ...]] = {
         "9",
         "--json",
     ),
+    "replay with a ladder": (
+        "replay",
+        "log.txt",
+        "--format",
+        "ipinyou-theta",
+        "--ladder",
+        "--budget-fraction",
+        "1/4",
+        "--json",
+    ),
     "halt": ("halt", "--json"),
     "resume of a halted run": ("resume",),
 }
@@ -442,7 +452,7 @@ finally:
 @pytest.mark.parametrize("name", LIGHT)
 def test_a_command_that_needs_no_jax_never_imports_it(name: str, entered: Path, config: Path) -> None:
     home = config.parent
-    (home / "log.txt").write_text("0 30 0.001\n1 20 0.002\n", encoding="utf-8")
+    (home / "log.txt").write_text("0 30 0.001\n1 20 0.002\n" * 24, encoding="utf-8")
     if name == "resume of a halted run":
         (entered / "tiny-1" / "HALTED").write_text("stop\n")
     done = subprocess.run(
