@@ -8,7 +8,7 @@ tells at all (refunds, a rare segment, how reports are corrected, the platform's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -173,8 +173,7 @@ def _parameters(
              _exp(fit_conversions.LOG_RATE.interval), "conversions per click of fresh users", "too few conversions"),
         told("fatigue", conversions.fatigue, fit_conversions.FATIGUE.interval,
              "conversions per click against the day's exposure", "too few conversions"),
-        _shared("fatigue_memory", conversions.memory, (fit_conversions.MEMORIES[0], fit_conversions.MEMORIES[-1]),
-                "how conversions per click follow exposure", "users tire too little to see how fast they rest"),
+        _memory(conversions),
         told("awareness", conversions.awareness, fit_conversions.AWARENESS.interval,
              "conversions per click after the first exposure", "tiring hides it"),
         _shared("awareness_memory", conversions.aware_memory,
@@ -230,6 +229,18 @@ def _shared(
     """A parameter of the whole account."""
     one = told(name, found, prior, says, unknown)[0]
     return [Parameter(**{**one.__dict__, "item": None})]
+
+
+def _memory(conversions: Conversions) -> list[Parameter]:
+    """How fast users rest. Where they may not tire at all, nothing rests, and it is the prior's however it came out."""
+    ends = (fit_conversions.MEMORIES[0], fit_conversions.MEMORIES[-1])
+    unknown = "users tire too little to see how fast they rest"
+    (found,) = _shared(
+        "fatigue_memory", conversions.memory, ends, "how conversions per click follow exposure", unknown
+    )
+    if conversions.fatigue_mean.low[0] > 0.0:
+        return [found]
+    return [replace(found, low=ends[0], high=ends[1], identified=False, says=unknown)]
 
 
 def _exp(interval: tuple[float, float]) -> tuple[float, float]:
