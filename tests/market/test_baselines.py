@@ -102,12 +102,13 @@ def test_users_who_tire_are_worth_a_different_pacer():
 
 
 def test_a_landscape_whose_prices_are_planted_too_low_is_corrected_by_every_knob_it_takes():
-    # Prices are exp(0.5) times what the landscape says, so the constant opens too low; the best shift lies near +0.5.
+    # Prices are exp(0.5) times what the landscape says, so the constant opens too low. What it wins more by bidding more
+    # costs more, and the budget binds: the best shift lies above 0 and below 0.5.
     wrong = landscape(conversion_rate=0.2, price_mean=np.log(0.05) - 0.5)
     market = posterior(**{**CERTAIN, "fatigue": 0.0, "target_cpa": np.full((1, 16), np.inf)})
     constant = baselines_of(ONE_ITEM, target=np.inf)[0]
     found = tune(constant, market, wrong, seed=3)
-    assert 0.25 < float(found.knobs.shift) < 0.75
+    assert 0.05 < float(found.knobs.shift) < 0.5
     fresh = np.random.default_rng(98).integers(1 << 20, 1 << 30, size=(1, CHUNK))
     ahead = scores(found.knobs, fresh, market, wrong) - scores(constant.default, fresh, market, wrong)
     # One-sided at three standard errors: an untuned shift passes once in 700 times.
