@@ -1,15 +1,13 @@
 """The contests behind `make bench-engine`: one function for each line, timed turn by turn in one pinned process.
 
 It judges nothing: every function answers with figures, one for each repetition, and with what was left out of them
-(compiling). The order of the contestants turns with every repetition.
+(compiling).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +34,7 @@ from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.export import ExportedPolicy
 from gaelp.learn.fused import Origin, fused_rounds
 from gaelp.market.practice import JaxPractice, Stepped
+from side_by_side import Timed, Work, take_turns
 from torch_dqn import DoubleDuelingDQN
 
 OBSERVATION, ACTION, HIDDEN = 256, 64, (256, 256)
@@ -48,82 +47,6 @@ LOOP_ENVIRONMENTS, LOOP_STEPS, LOOP_MINIBATCH, LOOP_EPOCHS = 8, 256, 256, 4
 LOOP_ROUNDS, FUSED_ROUNDS = 20, 50
 SEEDS, SEEDS_ROUNDS = 8, 10
 EQUAL = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    """figures: by contestant, one figure for each repetition. processor: the same from processor seconds, which stay
-    true on a busy machine. compiling_s: by contestant, the first call less a later one. told: what else a reader must
-    know."""
-
-    figures: Mapping[str, list[float]]
-    processor: Mapping[str, list[float]]
-    compiling_s: Mapping[str, float]
-    told: tuple[str, ...] = field(default=())
-
-    def ratios(self, above: str, below: str) -> list[float]:
-        """Repetition by repetition."""
-        return _ratios(self.figures, above, below)
-
-    def processor_ratios(self, above: str, below: str) -> list[float]:
-        """The same from processor seconds."""
-        return _ratios(self.processor, above, below)
-
-
-def _ratios(figures: Mapping[str, list[float]], above: str, below: str) -> list[float]:
-    return [a / b for a, b in zip(figures[above], figures[below], strict=True)]
-
-
-Work = Callable[[], float]
-"""Does it once; answers with how much was done (steps, updates)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turns:
-    """Wall and processor seconds for one unit of work, by contestant and repetition; and the seconds of each one's
-    first call beyond a second one, which is where it compiles."""
-
-    wall: dict[str, list[float]]
-    processor: dict[str, list[float]]
-    compiling_s: dict[str, float]
-
-    def shown(self, per_unit: Callable[[float], float], *told: str) -> Timed:
-        """As figures: `per_unit` turns seconds for one unit of work into what a reader is shown."""
-
-        def figures(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
-            return {name: [per_unit(s) for s in each] for name, each in seconds.items()}
-
-        return Timed(
-            figures=figures(self.wall), processor=figures(self.processor), compiling_s=self.compiling_s, told=told
-        )  # fmt: skip
-
-
-def take_turns(works: Mapping[str, Work], repetitions: int) -> Turns:
-    """Run every work once to compile, once more, and then by turns."""
-    compiling = {}
-    for name, work in works.items():
-        first, second = _spent(work), _spent(work)
-        compiling[name] = max(0.0, first.wall - second.wall)
-    turns = Turns(wall={n: [] for n in works}, processor={n: [] for n in works}, compiling_s=compiling)
-    for repetition in range(repetitions):
-        for name in tuple(works)[:: 1 if repetition % 2 == 0 else -1]:
-            spent = _spent(works[name])
-            turns.wall[name].append(spent.wall / spent.done)
-            turns.processor[name].append(spent.processor / spent.done)
-    return turns
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spent:
-    wall: float
-    processor: float
-    done: float
-
-
-def _spent(work: Work) -> _Spent:
-    wall, processor = time.perf_counter(), time.process_time()
-    done = work()
-    return _Spent(wall=time.perf_counter() - wall, processor=time.process_time() - processor, done=done)
 
 
 def _milliseconds(seconds: float) -> float:
@@ -345,7 +268,7 @@ def dqn_loop(repetitions: int) -> Timed:
 
     sb3: one environment, as its documentation and its zoo have it. sb3_vectorised: as many as ours, for information.
     """
-    environments, steps, batch_size, num_epochs = 8, 80, 128, 13
+    environments, steps, batch_size, num_epochs = 16, 80, 128, 13
     engine = engine_of("CartPole-v1", "dqn", {
         "hidden": (120, 84), "learning_rate": 2.5e-4, "gamma": 0.99, "reward_scale": 1.0, "replay_size": 10_000,
         "replay_steps": steps, "conservative": 0.0,
@@ -358,14 +281,15 @@ def dqn_loop(repetitions: int) -> Timed:
     one = baselines_model("dqn", "CartPole-v1", {"n_envs": 1, "train_freq": 10, **shared}, 1)
     many = baselines_model("dqn", "CartPole-v1", {"n_envs": 10, "train_freq": 1, **shared}, 1)
     works = {
-        "ours": _rounds_of(engine, practice, batch_size, num_epochs, 16),
+        "ours": _rounds_of(engine, practice, batch_size, num_epochs, 8),
         "sb3": _learn(one, 4_000),
         "sb3_vectorised": _learn(many, 4_000),
     }
     return take_turns(works, repetitions).shown(
         _rate,
-        f"CartPole-v1, minibatch {batch_size}, 120-84 relu, a gradient step every 10 steps (ours: {5 * num_epochs} for "
-        f"{environments * steps}); ours is double and dueling, theirs plain",
+        f"CartPole-v1, minibatch {batch_size}, 120-84 relu, a gradient step every 10 steps (ours: "
+        f"{-(-environments * steps // batch_size) * num_epochs} for {environments * steps}); ours is double and "
+        "dueling, theirs plain",
     )
 
 

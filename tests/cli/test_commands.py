@@ -22,6 +22,7 @@ from gaelp.safety.approvals import Binding
 
 COMMANDS = (
     "demo", "run", "plan", "status", "report", "replay", "verify", "validate", "grant", "approve", "halt", "resume",
+    "calibrate", "ladder",
 )  # fmt: skip
 USD = 1_000_000
 
@@ -92,7 +93,8 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
 def test_the_list_of_commands_tells_each_in_one_whole_line(command: Command) -> None:
     listed = command("--help").out.split("Commands:")[1].strip().splitlines()
     assert [line.split()[0] for line in listed] == [
-        "demo", "run", "resume", "plan", "status", "report", "grant", "approve", "halt", "verify", "validate", "replay",
+        "demo", "run", "resume", "plan", "status", "report", "grant", "approve", "halt", "verify", "validate", "ladder",
+        "replay", "calibrate",
     ]  # fmt: skip
     assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
 

@@ -52,7 +52,7 @@ def replay_command(
     price (second price). Money is in the log's own unit. With --ladder: every baseline's value as a share of the LP
     bound, which no policy can exceed; the log is then held in memory.
 
-    Examples:
+    Example:
 
     \b
     gaelp replay train.txt --format ipinyou-theta --policy constant:86550.5 \\

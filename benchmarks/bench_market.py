@@ -1,0 +1,76 @@
+"""`make bench-market`: how fast the auctions are on one core, beside a NumPy version of the same rules in the same run.
+
+Decides what is compared and whether the bars are met; market_contest.py measures. This process is pinned to one core
+and told to use one thread before JAX is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib.metadata import version
+
+from one_core import cores, pin_to
+from side_by_side import Bar, Line, judge, ratio
+
+CELLS = ("second_price", "first_price", "gsp")
+
+
+def lines() -> dict[str, Line]:
+    """Everything that is measured; imported late, after the process is pinned."""
+    import market_contest as contest
+
+    return {
+        "auctions": Line(
+            unit="million impressions per second (differing: results)",
+            measure=contest.auctions,
+            bars=(
+                ratio("auctions, times NumPy", "ours", "numpy", 3.0),
+                Bar(name="auctions, results that differ from NumPy's", figure=lambda t: t.figures["differing"],
+                    bar=0.0, at_most=True),
+            ),
+        ),
+        "cells": Line(
+            unit="million sampled auctions per second",
+            measure=contest.cells,
+            bars=tuple(
+                Bar(name=f"cells, {name}, million a second", figure=lambda t, k=name: t.figures[k], bar=50.0,
+                    processor=lambda t, k=name: t.processor[k])
+                for kind in CELLS
+                for name in (kind, f"{kind}, drawn")
+            ),
+        ),
+    }  # fmt: skip
+
+
+NAMES = ("auctions", "cells")
+
+
+def main() -> int:
+    """Print the tables, then one JSON object on the last line; 0 only when every bar is met."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog='example: make bench-market ARGS="--line cells"'
+    )
+    parser.add_argument(
+        "--line", action="append", choices=NAMES, help="one line; may be repeated (default: all)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="how often each is timed (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    asked = parser.parse_args()
+    if asked.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+    pin_to(cores()[0])
+
+    say = sys.stderr if asked.json else sys.stdout
+    packages = ", ".join(f"{p} {version(p)}" for p in ("jax", "numpy"))
+    print(f"{platform.machine()}, Python {platform.python_version()}, {packages}; one core, one thread each",
+          file=say, flush=True)  # fmt: skip
+    chosen = {name: line for name, line in lines().items() if asked.line is None or name in asked.line}
+    return judge(chosen, asked.repetitions, say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The contests behind `make bench-market`: one function for each line, timed turn by turn in one pinned process.
+
+It judges nothing: every function answers with figures, one for each repetition. Every size stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import numpy_auction
+from gaelp.market.auction import Bought, Format, Outcome, Rules, cell, run_auctions
+from side_by_side import Timed, Work, take_turns
+
+GSP = Rules(Format.GSP, (1.0, 0.8, 0.6), reserve=100)
+BIDDERS, HALF_HOURS, PER_HALF_HOUR = 48, 48, 10_417
+"""500,016 impressions."""
+TYPICAL_BID = 1_000
+BUDGET = 0.9
+"""The typical budget, of what its owner would spend if nobody's money ended; its log has standard deviation 0.5."""
+
+ITEMS, SAMPLES = 64, 64
+CELLS = ITEMS * HALF_HOURS
+BANK = 4096
+ROUNDS = 20
+"""Times that all cells are played in one compiled call, each time at other bids."""
+
+
+def auctions(repetitions: int) -> Timed:
+    """Million impressions per second of ours and NumPy's, whole money, half hour by half hour; and in how many
+    places the two differ, which must be none."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(0.0, 0.3, (BIDDERS, 1))
+    days = [_half_hour(level, rng) for _ in range(HALF_HOURS)]
+    plenty = np.full(BIDDERS, 2**31 - 1, np.int32)
+    device = [tuple(jnp.asarray(x) for x in day) for day in days]
+    by_row = [(np.ascontiguousarray(bids.T), seen) for bids, seen in days]
+
+    def ours(left: np.ndarray) -> tuple[list[Outcome], jax.Array]:
+        purse, sold = jnp.asarray(left), []
+        for bids, seen in device:
+            sold.append(run_auctions(GSP, bids, purse, seen))
+            purse = sold[-1].left
+        return jax.block_until_ready((sold, purse))
+
+    def theirs(left: np.ndarray) -> tuple[list[numpy_auction.Sold], np.ndarray]:
+        purse, sold = left.astype(np.int64), []
+        for bids, seen in by_row:
+            sold.append(numpy_auction.run_auctions(bids, purse, seen, int(GSP.reserve)))
+            purse = sold[-1].left
+        return sold, purse
+
+    unlimited = plenty - theirs(plenty)[1]
+    left = (BUDGET * rng.lognormal(0.0, 0.5, BIDDERS) * unlimited).astype(np.int32)
+    impressions = HALF_HOURS * PER_HALF_HOUR
+    (mine, purse), (other, other_purse) = ours(left), theirs(left)
+    differing = int((np.asarray(purse) != other_purse).sum()) + sum(
+        int((np.asarray(getattr(a, name)) != getattr(b, name)).sum())
+        for a, b in zip(mine, other, strict=True)
+        for name in ("bidder", "price", "cost")
+    )
+    broke = int((other_purse < TYPICAL_BID).sum())
+    works: dict[str, Work] = {
+        "ours": lambda: _done(ours(left), impressions),
+        "numpy": lambda: _done(theirs(left), impressions),
+    }
+    timed = take_turns(works, repetitions).shown(
+        _millions,
+        f"{BIDDERS} bidders, {GSP.slots} slots (GSP), {impressions:,} impressions in {HALF_HOURS} half hours, int32 "
+        f"money; {broke} budgets end, {differing} of {9 * impressions + BIDDERS:,} results differ",
+    )
+    return replace(timed, figures={**timed.figures, "differing": [float(differing)]})
+
+
+def _half_hour(level: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Bids [bidders,N] and seen slots [slots,N]. The log of a bid differs between bidders, half hours and impressions,
+    with standard deviations 0.3, 0.2 and 0.8."""
+    moved = level + rng.normal(0.0, 0.2, level.shape)
+    bids = TYPICAL_BID * np.exp(moved + rng.normal(0.0, 0.8, (BIDDERS, PER_HALF_HOUR)))
+    return bids.astype(np.int32), rng.random(PER_HALF_HOUR) < np.array(GSP.exposure)[:, None]
+
+
+KINDS = {
+    "second_price": Rules(Format.SECOND_PRICE),
+    "first_price": Rules(Format.FIRST_PRICE),
+    "gsp": Rules(Format.GSP, (1.0, 0.8, 0.6)),
+}
+
+
+def cells(repetitions: int) -> Timed:
+    """Million sampled auctions per second of one bidder's cells. By format, from prepared prices; and `drawn`, with
+    each cell's auctions read from a bank at a place of its own and scaled to its price level, as worlds do."""
+    rng = np.random.default_rng(0)
+    bid = jnp.asarray(rng.lognormal(0.0, 0.5, CELLS), jnp.float32)
+    weight, left = jnp.full(CELLS, 3.0), jnp.full(CELLS, 60.0)
+    works: dict[str, Work] = {}
+    for name, rules in KINDS.items():
+        prices = -np.sort(-rng.lognormal(0.0, 0.7, (rules.slots, CELLS, SAMPLES)), axis=0)
+        value = rng.lognormal(-3.0, 0.8, (CELLS, SAMPLES))
+        given = jnp.asarray(prices, jnp.float32), jnp.asarray(value, jnp.float32), weight, left
+        works[name] = _playing(jax.jit(partial(_rounds, rules)), bid, *given)
+        bank = jnp.asarray(-np.sort(-rng.normal(size=(rules.slots, BANK)), axis=0), jnp.float32)
+        at = jnp.asarray(rng.integers(0, BANK, CELLS), jnp.int32)
+        level, spread = (jnp.asarray(rng.normal(mean, 0.1, CELLS), jnp.float32) for mean in (0.0, 0.7))
+        drawn = jax.jit(partial(_drawn_rounds, rules))
+        works[f"{name}, drawn"] = _playing(drawn, bid, bank, at, level, spread, weight, left)
+    return take_turns(works, repetitions).shown(
+        _millions,
+        f"{CELLS:,} cells ({ITEMS} line items x {HALF_HOURS} half hours) of {SAMPLES} sampled auctions, float32",
+    )
+
+
+def _playing(rounds: jax.stages.Wrapped, *given: jax.Array) -> Work:
+    return lambda: _done(jax.block_until_ready(rounds(*given)), ROUNDS * CELLS * SAMPLES)
+
+
+def _rounds(
+    rules: Rules, bid: jax.Array, prices: jax.Array, value: jax.Array, weight: jax.Array, left: jax.Array
+) -> Bought:
+    def again(bid: jax.Array, _: None) -> tuple[jax.Array, Bought]:
+        return bid * 1.01, cell(rules, bid, prices, value, weight, left)
+
+    return jax.lax.scan(again, bid, None, length=ROUNDS)[1]
+
+
+def _drawn_rounds(
+    rules: Rules, bid: jax.Array, bank: jax.Array, at: jax.Array, level: jax.Array, spread: jax.Array,
+    weight: jax.Array, left: jax.Array,
+) -> Bought:  # fmt: skip
+    def again(bid: jax.Array, number: jax.Array) -> tuple[jax.Array, Bought]:
+        z = bank[:, (at[:, None] + number + jnp.arange(SAMPLES)) % BANK]
+        prices = jnp.exp(level[:, None] + spread[:, None] * z)
+        value = 0.05 * jnp.exp(-0.3 * z[0])
+        return bid * 1.01, cell(rules, bid, prices, value, weight, left)
+
+    return jax.lax.scan(again, bid, 7 * jnp.arange(ROUNDS))[1]
+
+
+def _done(_: object, how_much: int) -> float:
+    return float(how_much)
+
+
+def _millions(seconds: float) -> float:
+    return 1e-6 / seconds
