@@ -163,10 +163,11 @@ def test_moves_are_short_until_prices_are_known_and_then_grow_to_a_quarter_of_a_
 
 
 def test_a_bidder_out_of_money_bids_nothing_and_begins_the_next_episode_with_what_it_learned():
-    episode = Episode(auctions=64, budget=320, max_bid=None)
+    # Nine tenths of the day are bid on with 0: as evidence they would leave nothing of the curve to trust.
+    episode = Episode(auctions=320, budget=320, max_bid=None)
     pacer = OnlineLp(episode=episode, multiplier=100.0).after(sight([(0.1, 10)] * 32))
     assert pacer.decide().multiplier == 0.0
-    pacer = pacer.after(sight([(0.1, None)] * 32)).begin(episode)
+    pacer = pacer.after(sight([(0.1, None)] * 288)).begin(episode)
     # All auctions were won at a price per pCTR of 100, at 10 an auction, and less may be spent: part of them, at 100.
     assert pacer.decide().multiplier == pytest.approx(100)
 
