@@ -7,7 +7,7 @@ import pytest
 
 from gaelp.bidding.online_lp import (
     FORGOTTEN,
-    LEAST_MEMORY,
+    LEAST_WINS,
     Evidence,
     OnlineLp,
     SpendCurve,
@@ -163,11 +163,12 @@ def test_moves_are_short_until_prices_are_known_and_then_grow_to_a_quarter_of_a_
 
 
 def test_a_bidder_out_of_money_bids_nothing_and_begins_the_next_episode_with_what_it_learned():
-    episode = Episode(auctions=64, budget=320, max_bid=None)
+    # Nine tenths of the day are bid on with 0: as evidence they would leave nothing of the curve to trust.
+    episode = Episode(auctions=320, budget=320, max_bid=None)
     pacer = OnlineLp(episode=episode, multiplier=100.0).after(sight([(0.1, 10)] * 32))
     assert pacer.decide().multiplier == 0.0
-    pacer = pacer.after(sight([(0.1, None)] * 32)).begin(episode)
-    # Every auction was won at a price per pCTR of 100; all of them cost 10 an auction, and 5 may be spent: the half at 100.
+    pacer = pacer.after(sight([(0.1, None)] * 288)).begin(episode)
+    # All auctions were won at a price per pCTR of 100, at 10 an auction, and less may be spent: part of them, at 100.
     assert pacer.decide().multiplier == pytest.approx(100)
 
 
@@ -177,10 +178,22 @@ def test_the_last_move_ends_with_the_episode():
 
 
 def test_between_episodes_old_evidence_is_dropped():
+    # One auction in ten is won: 150 wins take 1,500 auctions, and 16 memories of those are 240 episodes of 100.
+    assert LEAST_WINS * 10 * FORGOTTEN == 24_000
     episode = Episode(auctions=100, budget=100, max_bid=None)
-    pacer = OnlineLp(episode=episode, multiplier=100.0).after(sight([(0.1, 1)] * 100))
-    old = int(FORGOTTEN * LEAST_MEMORY)
-    for _ in range(old // 100 + 2):
-        pacer = pacer.begin(episode).after(sight([(0.1, None)] * 100))
-    assert len(pacer.begin(episode).evidence.ratio) == 0
-    assert len(pacer.begin(episode).evidence.multiplier) <= old // 100 + 1
+    pacer = OnlineLp(episode=episode, multiplier=100.0)
+    for _ in range(260):
+        pacer = pacer.after(sight([(0.1, 1)] * 10 + [(0.1, None)] * 90)).begin(episode)
+    assert len(pacer.evidence.multiplier) == 241  # the one that ended just 24,000 auctions ago stays
+    assert len(pacer.evidence.ratio) == 2_410
+
+
+def test_the_less_money_is_left_the_more_of_it_is_reserved():
+    # Mean price 10: of 360 left 360 / 400 is planned for, over 64 auctions 5.0625 each; of 40 left a half, 0.3125 each.
+    def rate(budget: int) -> float:
+        pacer = OnlineLp(episode=Episode(auctions=96, budget=budget, max_bid=None), multiplier=100.0)
+        move = pacer.after(sight([(0.1, 10)] * 16 + [(0.1, None)] * 16)).decide()
+        return (move.allowance - 0.5) / 2 / move.auctions
+
+    assert rate(160 + 360) == pytest.approx(5.0625, abs=0.02)
+    assert rate(160 + 40) == pytest.approx(0.3125, abs=0.02)

@@ -30,9 +30,15 @@ SLACK = 2.0
 LEAST_ALLOWANCE = 1e-3
 """... but not before this share of the budget: a single dear win is no reason to look again."""
 
-MEMORY, LEAST_MEMORY = 0.2, 4096
-"""Evidence of age a weighs (1 + a / memory) ** -2, both in auctions, with memory = MEMORY x auctions left and at least
-LEAST_MEMORY: the further it looks ahead, the further back. The slow tail keeps the level that prices return to."""
+RESERVE = 4.0
+"""Of L money left the share L / (L + RESERVE x mean price paid) is planned for: an auction dearer than what is left is
+lost whole, and the best may come last. While thousands of wins are to come that is nearly all."""
+
+MEMORY = 0.2
+"""Evidence of age a weighs (1 + a / memory) ** -2, both in auctions, with memory = MEMORY x auctions left: the further
+it looks ahead, the further back. The slow tail keeps the level that prices return to."""
+LEAST_WINS = 150
+"""The memory never falls below the auctions that bring so many wins on average: fewer are too few to solve on."""
 FORGOTTEN = 16.0
 """Between episodes, evidence older than so many memories is dropped."""
 
@@ -175,13 +181,13 @@ class OnlineLp:
     def begin(self, episode: Episode) -> Self:
         following = replace(self, episode=episode, seen=0, spent=0)
         kept = without_moves_before(self.evidence, self.now - math.floor(FORGOTTEN * following._memory))
-        return replace(following, evidence=kept, multiplier=following._solved(kept, self.multiplier))
+        return replace(following, evidence=kept)._solved()
 
     def decide(self) -> Move:
         length, quarter = self.episode.auctions, self.episode.auctions // (BLOCKS * LOOKS_A_BLOCK)
         if self.multiplier is None:
             auctions = LOOK_ON
-        elif int((self.evidence.paid > 0).sum()) < ENOUGH_WINS:
+        elif self._wins < ENOUGH_WINS:
             auctions = self._shortest
         else:
             auctions = max(self._shortest, min(self.now // 2, quarter))
@@ -202,7 +208,7 @@ class OnlineLp:
             # Out of money. A bid of 0 tells nothing of prices, and as evidence it would lower the trusted part to 0.
             return following
         seen = with_sight(self.evidence, self.multiplier, sight, self.episode.max_bid, following.now)
-        return replace(following, evidence=seen, multiplier=following._solved(seen, self.multiplier))
+        return replace(following, evidence=seen)._solved()
 
     @property
     def _shortest(self) -> int:
@@ -214,14 +220,29 @@ class OnlineLp:
 
     @property
     def _rate(self) -> float:
-        """What may be spent an auction from here on."""
-        return (self.episode.budget - self.spent) / self._auctions_left if self._auctions_left else 0.0
+        """What is planned to be spent an auction from here on."""
+        left = self.episode.budget - self.spent
+        if left == 0 or self._auctions_left == 0:
+            return 0.0
+        return left / self._auctions_left * left / (left + RESERVE * self._mean_price)
+
+    @property
+    def _wins(self) -> int:
+        """Wins that cost something, which alone tell of prices."""
+        return int(np.count_nonzero(self.evidence.paid))
+
+    @property
+    def _mean_price(self) -> float:
+        return float(self.evidence.paid.sum()) / max(self._wins, 1)
 
     @property
     def _memory(self) -> float:
-        return max(MEMORY * self._auctions_left, LEAST_MEMORY)
+        rare = LEAST_WINS * float(self.evidence.auctions.sum()) / max(self._wins, 1)
+        return max(MEMORY * self._auctions_left, rare, 1.0)
 
-    def _solved(self, evidence: Evidence, multiplier: float | None) -> float | None:
-        if not evidence.auctions.any():
-            return multiplier
-        return solve(spend_curve(evidence, self.now, self._memory), self._rate)
+    def _solved(self) -> Self:
+        """The same with the multiplier that its evidence asks for."""
+        if not self.evidence.auctions.any():
+            return self
+        curve = spend_curve(self.evidence, self.now, self._memory)
+        return replace(self, multiplier=solve(curve, self._rate))
