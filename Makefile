@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format lock bench bench-learning bench-engine bench-market bench-saboteurs clean
+.PHONY: help setup demo test test-slow check format lock bench bench-learning bench-engine bench-market bench-log-ladder bench-saboteurs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-engine: $(BENCH_STAMP) ## how fast the engine is, beside its peers, on one
 
 bench-market: $(STAMP) ## how fast the auctions are, beside NumPy, on one core (ARGS="--line cells")
 	@$(BIN)/python benchmarks/bench_market.py $(ARGS)
+
+bench-log-ladder: $(STAMP) ## how near the pacer of auction logs comes to the LP bound (ARGS="--weather still")
+	@$(BIN)/python benchmarks/bench_log_ladder.py $(ARGS)
 
 bench-saboteurs: $(STAMP) ## what learning verification says of agents that do not learn, and of honest ones
 	@$(BIN)/python benchmarks/bench_saboteurs.py $(ARGS)

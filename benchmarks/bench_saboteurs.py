@@ -24,6 +24,7 @@ PARTS = ("mechanism", "canaries", "paired_return", "controls", "health")
 STUBS = ("mechanism", "canaries", "paired_return", "controls")
 """Parts that a saboteur meets alone. No saboteur here has nothing but bad health; a unit test holds that part."""
 HONEST_SHARE, NULL_SHARE = 0.95, 0.05
+NULLS = ("nothing to learn", "rewards shuffled by the world")
 
 
 def upper_bound(successes: int, runs: int, confidence: float = 0.95) -> float:
@@ -42,7 +43,7 @@ def measure(name: str, runs: int, only: str) -> list[dict[str, Any]]:
 
     bench = saboteurs.set_up(name, runs)
     lines = []
-    for saboteur in (saboteurs.HONEST, saboteurs.NULL, *saboteurs.SABOTEURS):
+    for saboteur in (saboteurs.HONEST, *saboteurs.NULLS, *saboteurs.SABOTEURS):
         if name not in saboteur.only or only not in saboteur.name:
             continue
         began = time.perf_counter()
@@ -70,7 +71,7 @@ def bars(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         what = {"name": f"{line['algorithm']}: {line['saboteur']}", "learning": k, "runs": n}
         if line["saboteur"] == "honest":
             asked, bound, met = f"at least {HONEST_SHARE:.0%}", lower_bound(k, n), k >= HONEST_SHARE * n
-        elif line["saboteur"] == "nothing to learn":
+        elif line["saboteur"] in NULLS:
             asked, bound, met = f"at most {NULL_SHARE:.0%}", upper_bound(k, n), k <= NULL_SHARE * n
         else:
             asked, bound, met = "none", upper_bound(k, n), k == 0

@@ -13,7 +13,7 @@ from gaelp.bidding.pacer import DEFAULT_PARAMS
 from gaelp.core.schema import TICKS_PER_DAY, Schema
 from gaelp.learn.policies import act_mode
 from gaelp.market.campaign import CampaignMarket, Certified, SampleMove
-from gaelp.market.world import Posterior
+from gaelp.market.world import BUDGETS, Posterior, absent
 
 LINE_ITEMS = 8
 FRESH_SHARE = 0.6
@@ -32,23 +32,25 @@ def posterior_and_pacer() -> tuple[Posterior, Certified]:
 
     hour = np.arange(TICKS_PER_DAY) / 2
     peaks = 0.3 + np.exp(-(((hour - 12) / 3) ** 2)) + 1.2 * np.exp(-(((hour - 20) / 2.5) ** 2))
-    traffic = np.tile(peaks / peaks.sum(), (LINE_ITEMS, 1))
+    traffic = np.tile(peaks / peaks.sum(), (LINE_ITEMS, 7, 1))
     price_hour = np.tile(0.3 * np.sin(2 * np.pi * (hour - 9) / 24), (LINE_ITEMS, 1))
     shared = {
         "price_mean": np.log(about(0.5, 0.2)), "price_sd": about(0.7, 0.1), "clicks_price": each(0.3),
         "click_rate": about(0.02, 0.1), "cost_scale": each(1.0), "volume": about(40_000.0, 0.1),
-        "traffic": traffic, "price_hour": price_hour, "price_day_sd": each(0.3), "arrival": each(0.1),
+        "price_hour": price_hour, "price_day_sd": each(0.3), "order_value": each(1.0), "slot_gap": each(0.0),
+        "delay_share": np.tile([1.0, 0.0], (LINE_ITEMS, 1)), "delay_rate": np.full((LINE_ITEMS, 2), 0.1),
     }  # fmt: skip
     fresh = about(0.05, 0.1)
-    posterior = Posterior(
-        **shared, price_mean_se=each(0.03), price_sd_se=each(0.02), conversion_rate=fresh,
-        conversion_rate_se=0.1 * fresh, fatigue=about(0.3, 0.1), fatigue_se=each(0.03), fatigue_memory=each(0.93),
-        volume_day_sd=each(0.2), volume_tick_sd=each(0.25), volume_tick_memory=each(0.8),
-        price_tick_sd=each(0.2), price_tick_memory=each(0.9), weekday=np.zeros((LINE_ITEMS, 7)),
-        budget_low=each(24.0), budget_high=each(240.0), target_cpa=about(10.0, 0.15),
-    )  # fmt: skip
-    landscape = tabulate(**shared, conversion_rate=FRESH_SHARE * fresh)
-    return posterior, Certified(landscape, DEFAULT_PARAMS)
+    told = {
+        **absent(LINE_ITEMS), **shared, "traffic": traffic, "price_mean_se": each(0.03), "price_sd_se": each(0.02),
+        "conversion_rate": fresh, "conversion_rate_se": 0.1 * fresh, "fatigue": about(0.3, 0.1),
+        "fatigue_se": each(0.03), "fatigue_memory": each(0.93), "volume_day_sd": each(0.2),
+        "volume_tick_sd": each(0.25), "volume_tick_memory": each(0.8), "price_tick_sd": each(0.2),
+        "price_tick_memory": each(0.9), "budget_low": each(24.0), "budget_high": each(240.0),
+        "target_cpa": np.repeat(about(10.0, 0.15)[:, None], BUDGETS, axis=1),
+    }  # fmt: skip
+    landscape = tabulate(**shared, traffic=traffic[:, 0], conversion_rate=FRESH_SHARE * fresh)
+    return Posterior(**told), Certified(landscape, DEFAULT_PARAMS)
 
 
 def benchmark_market(schema: Schema, sample_move: SampleMove) -> CampaignMarket:

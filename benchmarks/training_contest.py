@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from campaign_env import CampaignVecEnv, Stepwise, check_same_market
+from campaign_env import CampaignVecEnv, Scaled, check_same_market
 from campaign_worlds import benchmark_market, posterior_and_pacer
 from gaelp.core.episode import EpisodeBatch
 from gaelp.core.schema import default_schema
@@ -118,7 +118,7 @@ class Contest:
             blank.policy, np.arange(64) + (1 << 19), jax.random.key(0), blank.actor_hash()
         )
         self.normaliser = fit_normaliser(pacer_days)
-        self.stepwise = Stepwise(
+        self.stepwise = Scaled(
             *posterior_and_pacer(), self.schema, self.normaliser.observation, self.config.reward_scale
         )
 

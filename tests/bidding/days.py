@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from gaelp.bidding.landscape import Landscape, tabulate
+from gaelp.bidding.landscape import SECOND_PRICE, Landscape, Rules, tabulate
 from gaelp.bidding.pacer import DEFAULT_PARAMS, DayState, PacerParams, Report, Terms, after_report, start_day
 from gaelp.core.schema import TICKS_PER_DAY
 
@@ -27,7 +27,9 @@ TRAFFIC = DAYLIGHT / DAYLIGHT.sum()
 """Quiet at midnight (0.4 of the mean), busy at noon (1.6 of it)."""
 
 
-def landscape(items: int = 1, hourly: float = 0.2, **changes: float | Array) -> Landscape:
+def landscape(
+    items: int = 1, hourly: float = 0.2, rules: Rules = SECOND_PRICE, **changes: float | Array
+) -> Landscape:
     """Line items alike: 12,000 auctions a day; `hourly` is the amplitude of the log price over the day.
 
     Winning everything at flat prices costs 12,000 x 0.05 x 0.8 x exp(log 0.05 + 0.6 (-0.3 + 0.6 / 2)) = 24.00 a
@@ -35,24 +37,41 @@ def landscape(items: int = 1, hourly: float = 0.2, **changes: float | Array) -> 
     """
     usual: dict[str, float | Array] = {
         "price_mean": np.log(0.05), "price_sd": 0.6, "clicks_price": -0.3, "click_rate": 0.05, "cost_scale": 0.8,
-        "conversion_rate": 0.3, "volume": 12_000.0, "price_day_sd": 0.3, "arrival": 0.1,
+        "conversion_rate": 0.3, "order_value": 1.0, "volume": 12_000.0, "price_day_sd": 0.3, "slot_gap": 0.0,
     }  # fmt: skip
     told = {
         name: np.broadcast_to(np.asarray(value, np.float64), (items,)).copy()
         for name, value in {**usual, **changes}.items()
     }
     rows = np.tile(TRAFFIC, (items, 1))
-    return tabulate(**told, traffic=rows, price_hour=np.tile(hourly * np.sin(2 * np.pi * HOUR), (items, 1)))
+    return tabulate(
+        **told, traffic=rows, price_hour=np.tile(hourly * np.sin(2 * np.pi * HOUR), (items, 1)), rules=rules,
+        delay_share=np.tile([1.0, 0.0], (items, 1)), delay_rate=np.full((items, 2), 0.1),
+    )  # fmt: skip
 
 
 def terms(budget: float | Array, target_cpa: float | Array = np.inf, items: int = 1) -> Terms:
-    """One campaign-day per line item, on a Monday."""
+    """One campaign-day per line item, on a Monday, that counts conversions."""
     return Terms(
-        item=np.arange(items),
+        item=np.arange(items)[:, None],
         budget=np.broadcast_to(np.asarray(budget, float), (items,)).copy(),
         target_cpa=np.broadcast_to(np.asarray(target_cpa, float), (items,)).copy(),
         weekday=np.zeros(items, int),
+        by_value=np.zeros(items),
+        profit=np.zeros(items),
+        carried=np.zeros((items, 1)),
     )
+
+
+def campaign(
+    items: int, budget: float, target_cpa: float = np.inf, *, by_value: float = 0.0, profit: float = 0.0
+) -> Terms:
+    """One campaign-day that holds the first `items` line items."""
+    one = terms(budget, target_cpa)
+    return one._replace(
+        item=np.arange(items)[None], by_value=np.array([by_value]), profit=np.array([profit]),
+        carried=np.zeros((1, items)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Day:
-    """What happened, per half hour [48,B], and where the bidder's memory stood at the end."""
+    """What happened, per half hour [48,B], and where the bidder's memory stood at the end. One line item each."""
 
     log_bid: Array
     impressions: Array
@@ -91,10 +110,10 @@ def play(
     """
     state = start_day(known, day, np)
     kept: dict[str, list[Array]] = {name: [] for name in ("log_bid", "impressions", "clicks", "cost")}
-    pending = np.zeros(len(day.item))
-    item = day.item
+    item = day.item[:, 0]
+    pending = np.zeros(len(item))
     for t in range(TICKS_PER_DAY):
-        bid = bidder(state)
+        bid = bidder(state)[:, 0]
         sd, rho = known.price_sd[item], known.clicks_price[item]
         level = known.price_mean[item] + known.price_hour[item, t] + truth.price_shock
         z = (bid - level) / sd
@@ -108,12 +127,13 @@ def play(
             impressions = rng.binomial(eligible.astype(int), won).astype(float)
             clicks = rng.poisson(clicks).astype(float)
         pending = pending + clicks * known.conversion_rate[item] * truth.rate_ratio
-        arriving = known.arrival[item] * pending
+        arriving = known.delay_rate[item, 0] * pending
         pending = pending - arriving
         arrived = arriving if rng is None else rng.poisson(arriving).astype(float)
         report = Report(
-            log_bid=bid, eligible=eligible, impressions=impressions, clicks=clicks, cost=clicks * per_click,
-            conversions_so_far=state.conversions + arrived,
+            log_bid=bid[:, None], eligible=eligible[:, None], impressions=impressions[:, None],
+            clicks=clicks[:, None], cost=(clicks * per_click)[:, None],
+            conversions_so_far=state.conversions + arrived[:, None],
         )  # fmt: skip
         state = after_report(state, report, known, day, params, np)
         for name, value in zip(kept, (bid, impressions, clicks, clicks * per_click), strict=True):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gaelp.bidding.act import exploration, move_mask, move_of, pace_of
+from gaelp.bidding.act import exploration, move_mask, move_of, pace_of, tilt_of
+from gaelp.bidding.landscape import Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import default_schema
 
@@ -20,6 +21,7 @@ def test_a_move_decoded_and_encoded_is_the_same_move(move):
     assert move_of(pace, tilt, SCHEMA) == move
     for xp in (np, jnp):
         assert pace_of(xp.asarray(move), SCHEMA, xp) == np.float32(pace)
+        assert tilt_of(xp.asarray(move), SCHEMA, xp) == np.float32(tilt)
 
 
 def test_move_zero_is_the_lowest_pace_and_the_zero_move_leaves_the_pacer_alone():
@@ -42,6 +44,11 @@ def test_one_line_item_has_nothing_to_tilt_between():
     # One tilt level of eight is 0, so of each pace one move is left: 4, 12, 20, ... 60.
     assert np.flatnonzero(move_mask(SCHEMA, line_items=1)).tolist() == list(range(4, 64, 8))
     assert move_mask(SCHEMA, line_items=2).all()
+
+
+@pytest.mark.parametrize("rules", [Rules(Format.FIRST_PRICE), Rules(Format.GSP, (1.0, 0.6))])
+def test_where_bids_are_shaded_the_second_knob_shades_a_single_line_items(rules):
+    assert move_mask(SCHEMA, 1, rules).all()
 
 
 @pytest.mark.parametrize("line_items", [1, 2])

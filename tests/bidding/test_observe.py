@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.bidding.days import Truth, landscape, play, terms
+from tests.bidding.days import Truth, campaign, landscape, play, terms
 
-from gaelp.bidding.observe import mark_decision, observe
+from gaelp.bidding.observe import fits, mark_decision, observe
 from gaelp.bidding.pacer import DEFAULT_PARAMS, Report, after_report, dual_log_bid, solve, start_day
+from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema, default_schema
 
 SCHEMA = default_schema()
@@ -42,7 +43,7 @@ def watch_days(known, day, truth: Truth, seed: int, schema: Schema = SCHEMA) -> 
             history.update(
                 {n: getattr(marked, n) for n in marked._fields if n.startswith(("past_", "mark_"))}
             )
-        return solution.log_bid + kept["pace"]
+        return solution.log_bid + kept["pace"][:, None]
 
     end = play(bidder, known, day, truth=truth, rng=np.random.default_rng(seed + 1)).state._replace(**history)
     end = end._replace(tick=np.full_like(end.tick, 47))
@@ -107,11 +108,15 @@ def test_no_two_campaign_features_are_one_number_under_two_names(population):
 
 def test_a_name_stands_where_its_number_is():
     """At a decision whose answers are known by hand: half past ten on a Saturday, a quarter of the budget spent."""
+
+    def each(value: float) -> np.ndarray:
+        return np.full((4, 1), value)
+
     day = terms(8.0, 0.1, items=4)._replace(weekday=np.full(4, 5))
     state = start_day(L, day, np)._replace(
-        tick=np.full(4, 24), spent=np.full(4, 2.0), eligible=np.full(4, 6000.0), clicks=np.full(4, 30.0),
-        matured_clicks=np.full(4, 10.0), unmatured_clicks=np.full(4, 30.0), conversions=np.full(4, 3.0),
-        impressions=np.full(4, 900.0), price_dev=np.full(4, 0.2), price_slow=np.full(4, 0.05),
+        tick=np.full(4, 24), spent=np.full(4, 2.0), cost=each(2.0), eligible=each(6000.0), clicks=each(30.0),
+        matured_clicks=each(10.0), unmatured_clicks=np.tile([20.0, 10.0], (4, 1, 1)), conversions=each(3.0),
+        impressions=each(900.0), price_dev=each(0.2), price_slow=each(0.05),
     )  # fmt: skip
     # The daypart before the last one brought all of this; the one since then, not a half hour old, nothing.
     state = mark_decision(state, np.full(4, -0.35), np)
@@ -159,6 +164,63 @@ def test_the_wide_profile_keeps_three_item_features_and_all_of_the_campaigns():
         )
 
 
+# ---- several line items
+
+
+def look(state, day, **told) -> np.ndarray:
+    solution = solve(state, L, day, DEFAULT_PARAMS, np)
+    return observe(state, solution, L, day, DEFAULT_PARAMS, SCHEMA, np, **told)[0]
+
+
+def test_each_line_item_fills_a_slot_of_its_own_and_the_campaigns_numbers_are_of_all():
+    day = campaign(3, 8.0)
+    state = start_day(L, day, np)._replace(
+        tick=np.array([24]), spent=np.array([4.0]), cost=np.array([[3.0, 1.0, 0.0]]),
+        price_dev=np.array([[0.3, 0.0, -0.3]]), clicks=np.array([[60.0, 20.0, 0.0]]),
+        eligible=np.array([[6000.0, 6000.0, 3000.0]]), impressions=np.array([[900.0, 300.0, 0.0]]),
+    )  # fmt: skip
+    seen = look(mark_decision(state, np.zeros(1), np), day)
+    items = {
+        # Half of the traffic is over: an even share of the plan is a sixth of the budget each.
+        "spend_pace": [3 / 8 - 1 / 6, 1 / 8 - 1 / 6, -1 / 6], "price_deviation": [0.3, 0.0, -0.3],
+        "weight": [1 / 3] * 3, "base_price": np.log([0.04, 0.05, 0.05]),
+        "base_value": np.log([0.2 * 0.05, 0.25 * 0.05, 0.3 * 0.05]),
+    }  # fmt: skip
+    for name, told in items.items():
+        got = [float(seen[SCHEMA.item_index(i, name)]) for i in range(3)]
+        assert got == pytest.approx(list(told), abs=1e-6), name
+    assert (seen[SCHEMA.item_index(3, "price_deviation") : SCHEMA.campaign_index("elapsed")] == 0.0).all()
+    # Volume: 15,000 auctions of 18,000, with 0.15 of an ordinary day as prior: (1/2 + .15) / (1/2 + .15) twice, and
+    # (1/4 + .15) / (1/2 + .15) = 0.6154.
+    whole = {"price_level": 0.0, "win_rate_1": 1200 / 15_000, "spend_1": 0.5, "spend_share": 0.5,
+             "volume_ratio": np.log((2 + 0.4 / 0.65) / 3)}  # fmt: skip
+    got = {name: float(seen[SCHEMA.campaign_index(name)]) for name in whole}
+    assert got == pytest.approx(whole, abs=1e-6)
+
+
+def test_the_agent_is_told_how_many_line_items_are_learning():
+    day = campaign(2, 8.0)
+    state = start_day(L, day, np)
+    at = SCHEMA.campaign_index("learning")
+    assert [float(look(state, day, learning=np.array([x]))[at]) for x in (0.0, 0.5)] == [0.0, 0.5]
+
+
+def test_more_line_items_than_the_profile_holds_are_refused_with_what_would_help():
+    fits(SCHEMA, 16)
+    fits(default_schema(profile="wide"), 64)
+    with pytest.raises(
+        BadInput, match=r"'focused' holds 16 .* has 17: group some of them \(profile 'wide' holds 64\)"
+    ):
+        fits(SCHEMA, 17)
+    with pytest.raises(
+        BadInput, match=r"'wide' holds 64 line items, the campaign has 65: group some of them\.$"
+    ):
+        fits(default_schema(profile="wide"), 65)
+    many = campaign(17, 8.0)._replace(item=np.zeros((1, 17), int))
+    with pytest.raises(BadInput, match="the campaign has 17"):
+        look(start_day(L, many, np), many)
+
+
 # ---- NumPy and JAX
 
 
@@ -168,11 +230,18 @@ def single(tree):
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_numpy_in_double_and_jax_in_single_precision_tell_the_same_day(seed):
-    """The same random reports folded by both: states, solutions and observations within 1e-4 (relative above 1)."""
-    rng = np.random.default_rng(seed)
-    day = terms(rng.uniform(3, 12, 4), rng.uniform(0.06, 0.2, 4), items=4)
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4)])
+def test_numpy_in_double_and_jax_in_single_precision_tell_the_same_day(shape):
+    """The same random reports folded by both: states, solutions and observations within 1e-4 (relative above 1).
+
+    Four campaigns of one line item, and one campaign of four that counts by value and is steered by profit.
+    """
+    rng = np.random.default_rng(0)
+    day = (
+        terms(rng.uniform(3, 12, 4), rng.uniform(0.06, 0.2, 4), items=4)
+        if shape == (4, 1)
+        else campaign(4, 20.0, by_value=1.0, profit=1.0)
+    )
     known32, day32, params32 = single(L), single(day), single(DEFAULT_PARAMS)
     fold = jax.jit(lambda s, r: after_report(s, r, known32, day32, params32, jnp))
     mark = jax.jit(lambda s, p: mark_decision(s, p, jnp))
@@ -184,7 +253,7 @@ def test_numpy_in_double_and_jax_in_single_precision_tell_the_same_day(seed):
         return solution, seen, dual_log_bid(state, known32, day32, jnp)
 
     state, state32 = start_day(L, day, np), start_day(known32, day32, jnp)
-    conversions = np.zeros(4)
+    conversions = np.zeros(shape)
     for t in range(48):
         solution = solve(state, L, day, DEFAULT_PARAMS, np)
         solution32, seen32, dual32 = look(state32)
@@ -194,9 +263,9 @@ def test_numpy_in_double_and_jax_in_single_precision_tell_the_same_day(seed):
         for name, value, value32 in zip(solution._fields, solution, solution32, strict=True):
             assert np.asarray(value32) == pytest.approx(value, rel=1e-4, abs=1e-4), (t, name)
         if t % 8 == 0:
-            pace = rng.choice(SCHEMA.pace_levels, 4)
+            pace = rng.choice(SCHEMA.pace_levels, shape[0])
             state, state32 = mark_decision(state, pace, np), mark(state32, jnp.asarray(pace, jnp.float32))
-        eligible = rng.poisson(12_000 * L.traffic[:, t]).astype(float)
+        eligible = rng.poisson(12_000 * L.traffic[0, t], shape).astype(float)
         impressions = rng.binomial(eligible.astype(int), 0.4).astype(float)
         clicks = rng.poisson(0.05 * impressions).astype(float)
         conversions = conversions + rng.poisson(0.2 * clicks)

@@ -94,8 +94,8 @@ def test_the_chosen_multiplier_is_the_best_of_a_fine_grid_written_independently(
     state = start_day(L, day, np)._replace(
         tick=np.array([t]),
         spent=np.array([spent]),
-        eligible=np.array([12_000 * come]),
-        conversions=np.array([spent / 0.09]),
+        eligible=np.array([[12_000 * come]]),
+        conversions=np.array([[spent / 0.09]]),
     )
     solution = solve(state, L, day, DEFAULT_PARAMS, np)
     told = {"t": t, "spent": spent, "budget": budget, "target": target, "done": spent / 0.09}
@@ -103,7 +103,7 @@ def test_the_chosen_multiplier_is_the_best_of_a_fine_grid_written_independently(
     assert solution.projected_score[0] == pytest.approx(max(own), rel=1e-9)
     zs = np.linspace(GRID_LOW, GRID_HIGH, 941)
     fine = [independent_projection(float(z), L, **told) for z in zs]
-    chosen = float(solution.log_bid[0] - math.log(0.05)) / 0.6
+    chosen = float(solution.log_bid[0, 0] - math.log(0.05)) / 0.6
     # The best of the 48 multipliers lies at most one step from the best of all; where budget or target make a kink
     # of the top, the parabola between them gives away up to one part in fifty of that projection.
     assert abs(chosen - zs[int(np.argmax(fine))]) <= (GRID_HIGH - GRID_LOW) / 47
@@ -117,14 +117,16 @@ def test_the_bids_beside_the_choice_just_spend_the_budget_and_just_keep_the_targ
 
     def at(log_bid: float) -> tuple[float, float]:
         """(cost, cost per conversion) of a whole day at a bid, no budget."""
-        done = play(lambda state: np.array([log_bid]), L, day)
+        done = play(lambda state: np.array([[log_bid]]), L, day)
         return float(done.spend[0]), float(done.spend[0] / (0.3 * done.clicks.sum()))
 
-    budget_bid, target_bid = float(solution.log_bid_budget[0]), float(solution.log_bid_target[0])
+    # A click brings 0.3 conversions as calibrated, and costs 0.8 of the price that was beaten.
+    budget_bid = float(solution.log_worth_budget[0]) + math.log(0.3 / 0.8)
     assert at(budget_bid)[0] <= 6.0 < at(budget_bid + width)[0]
     # The same bid all day spends 6.00; a bit more and the target breaks only once the budget does not bind first.
     big = terms(1000.0, 0.08)
-    target_bid = float(solve(start_day(L, big, np), L, big, DEFAULT_PARAMS, np).log_bid_target[0])
+    kept = solve(start_day(L, big, np), L, big, DEFAULT_PARAMS, np).log_worth_target
+    target_bid = float(kept[0]) + math.log(0.3 / 0.8)
     assert at(target_bid)[1] <= 0.08 < at(target_bid + width)[1]
 
 
@@ -136,7 +138,7 @@ def test_shift_and_tilt_bend_the_bid_by_what_they_say():
         state, L, day, DEFAULT_PARAMS._replace(shift=np.float64(0.2), tilt=np.float64(0.48)), np
     ).log_bid
     # In the last half hour the day's slope stands at 47.5 / 48 - 0.5 = 0.489583: 0.2 + 0.48 x 0.489583 = 0.435.
-    assert bent - plain == pytest.approx([0.435])
+    assert (bent - plain)[0] == pytest.approx([0.435])
 
 
 # ---- the day
@@ -171,7 +173,7 @@ def test_a_day_with_half_the_auctions_is_paced_to_its_budget_all_the_same():
     assert thin.spend == pytest.approx([6.0], rel=0.02)
     seen = volume_ratio(thin.state, L, day, DEFAULT_PARAMS)
     # Half of an ordinary day seen, 0.15 days of prior: (0.5 + 0.15) / (1 + 0.15) = 0.5652.
-    assert seen == pytest.approx([0.5652], abs=1e-4)
+    assert seen[0] == pytest.approx([0.5652], abs=1e-4)
 
 
 def test_a_raised_price_lowers_the_wins():
@@ -186,13 +188,17 @@ def test_a_raised_price_lowers_the_wins():
 def test_a_spent_budget_bids_what_wins_nothing(left):
     day = terms(6.0, SLACK)
     state = start_day(L, day, np)._replace(
-        tick=np.array([20]), spent=np.array([6.0 - left]), eligible=np.array([4000.0])
+        tick=np.array([20]), spent=np.array([6.0 - left]), eligible=np.array([[4000.0]])
     )
-    for bid in (solve(state, L, day, DEFAULT_PARAMS, np).log_bid, dual_log_bid(state, L, day, np)):
+    for bid, lowest in (
+        (solve(state, L, day, DEFAULT_PARAMS, np).log_bid, GRID_LOW),
+        (dual_log_bid(state, L, day, np), 0.0),
+    ):
         z = (bid - math.log(0.05) - L.price_hour[0].min()) / 0.6
         # Fewer than one auction in a million of the 12,000 of a day, in its cheapest half hour.
-        assert 12_000 * norm.cdf(z[0]) < 1e-6
-        assert bid == pytest.approx([math.log(0.05) + 0.6 * BROKE])
+        assert 12_000 * norm.cdf(z[0, 0]) < 1e-6
+        # The pacer's multipliers are counted from the foot of its grid, dual control's from the usual price.
+        assert bid[0] == pytest.approx([math.log(0.05) + 0.6 * (lowest + BROKE)])
 
 
 @pytest.mark.parametrize("budget", [3.0, 6.0, 12.0])
@@ -221,21 +227,21 @@ def test_dual_control_holds_back_where_the_cost_per_conversion_is_above_target()
 def test_the_price_filter_finds_a_planted_price_shock(shock):
     day = terms(6.0, SLACK)
     at_noon = play(pacer(L, day), L, day, truth=Truth(price_shock=shock)).state
-    assert at_noon.price_dev == pytest.approx([shock], abs=0.03)
+    assert at_noon.price_dev[0] == pytest.approx([shock], abs=0.03)
     for seed in range(5):
         got = play(
             pacer(L, day), L, day, truth=Truth(price_shock=shock), rng=np.random.default_rng(seed)
         ).state
         # The filter's own standard deviation is stated with it: four of them.
-        assert abs(got.price_dev[0] - shock) < 4 * math.sqrt(got.price_var[0])
+        assert abs(got.price_dev[0, 0] - shock) < 4 * math.sqrt(got.price_var[0, 0])
 
 
 def test_half_an_hour_without_auctions_tells_nothing_of_the_price():
     day = terms(6.0, SLACK)
-    state = start_day(L, day, np)._replace(price_dev=np.array([0.25]), price_var=np.array([0.01]))
-    zero = np.zeros(1)
+    state = start_day(L, day, np)._replace(price_dev=np.array([[0.25]]), price_var=np.array([[0.01]]))
+    zero = np.zeros((1, 1))
     report = Report(
-        log_bid=np.array([-3.0]),
+        log_bid=np.array([[-3.0]]),
         eligible=zero,
         impressions=zero,
         clicks=zero,
@@ -243,8 +249,8 @@ def test_half_an_hour_without_auctions_tells_nothing_of_the_price():
         conversions_so_far=zero,
     )
     after = after_report(state, report, L, day, DEFAULT_PARAMS, np)
-    assert after.price_dev == pytest.approx([0.25])
-    assert after.price_var == pytest.approx([0.01 + 0.05**2])  # it only grew older by one step of the walk
+    assert after.price_dev[0] == pytest.approx([0.25])
+    assert after.price_var[0] == pytest.approx([0.01 + 0.05**2])  # it only grew older by one step of the walk
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.5])
@@ -252,12 +258,12 @@ def test_calibration_finds_a_planted_conversion_rate_ratio(ratio):
     day = terms(12.0, SLACK)
     params = DEFAULT_PARAMS._replace(calibration_memory=np.float64(1.0))
     end = play(pacer(L, day, params), L, day, truth=Truth(rate_ratio=ratio), params=params).state
-    expected = end.evidence_expected[0]
+    expected = end.evidence_expected[0, 0]
     assert expected > 80  # conversions of an ordinary rate by the end of the day
     # A prior of 30 conversions at ratio 1, then `expected` conversions' worth of evidence at the true ratio.
-    assert calibration(end, params) == pytest.approx([(30 + ratio * expected) / (30 + expected)])
+    assert calibration(end, params)[0] == pytest.approx([(30 + ratio * expected) / (30 + expected)])
     # With next to no prior the evidence alone speaks.
-    assert calibration(end, params._replace(calibration_prior=np.float64(1e-6))) == pytest.approx(
+    assert calibration(end, params._replace(calibration_prior=np.float64(1e-6)))[0] == pytest.approx(
         [ratio], rel=1e-6
     )
 
@@ -266,7 +272,7 @@ def test_clicks_mature_as_their_conversions_arrive():
     day = terms(6.0, SLACK)
     state = start_day(L, day, np)
     for clicks in (10.0, 0.0):
-        one = np.ones(1)
+        one = np.ones((1, 1))
         report = Report(
             log_bid=-3 * one,
             eligible=100 * one,
@@ -277,16 +283,16 @@ def test_clicks_mature_as_their_conversions_arrive():
         )
         state = after_report(state, report, L, day, DEFAULT_PARAMS, np)
     # Of 10 clicks 1 matures in the first half hour and 0.9 of the 9 left in the second.
-    assert state.matured_clicks == pytest.approx([1.9])
-    assert state.unmatured_clicks == pytest.approx([8.1])
-    assert (state.clicks[0], state.spent[0], state.tick[0]) == (10.0, 1.0, 2)
+    assert state.matured_clicks[0] == pytest.approx([1.9])
+    assert state.unmatured_clicks[0, 0] == pytest.approx([8.1, 0.0])
+    assert (state.clicks[0, 0], state.spent[0], state.tick[0]) == (10.0, 1.0, 2)
 
 
 def test_exposure_decays_at_its_two_speeds():
     day = terms(6.0, SLACK)
     state = start_day(L, day, np)
     for impressions in (120.0, 0.0):
-        one = np.ones(1)
+        one = np.ones((1, 1))
         report = Report(
             log_bid=-3 * one,
             eligible=500 * one,
@@ -297,8 +303,8 @@ def test_exposure_decays_at_its_two_speeds():
         )
         state = after_report(state, report, L, day, DEFAULT_PARAMS, np)
     # 120 of 12,000 auctions are 0.01; half an hour later 0.9 and 0.97 of it.
-    assert state.exposure_fast == pytest.approx([0.009])
-    assert state.exposure_slow == pytest.approx([0.0097])
+    assert state.exposure_fast[0] == pytest.approx([0.009])
+    assert state.exposure_slow[0] == pytest.approx([0.0097])
 
 
 def test_every_number_of_an_opening_day_is_finite_and_nothing_is_spent():

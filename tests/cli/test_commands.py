@@ -22,6 +22,7 @@ from gaelp.safety.approvals import Binding
 
 COMMANDS = (
     "demo", "run", "plan", "status", "report", "replay", "verify", "validate", "grant", "approve", "halt", "resume",
+    "calibrate", "ladder",
 )  # fmt: skip
 USD = 1_000_000
 
@@ -92,7 +93,8 @@ def assert_one_sentence(said: Said, *parts: str) -> None:
 def test_the_list_of_commands_tells_each_in_one_whole_line(command: Command) -> None:
     listed = command("--help").out.split("Commands:")[1].strip().splitlines()
     assert [line.split()[0] for line in listed] == [
-        "demo", "run", "resume", "plan", "status", "report", "grant", "approve", "halt", "verify", "validate", "replay",
+        "demo", "run", "resume", "plan", "status", "report", "grant", "approve", "halt", "verify", "validate", "ladder",
+        "replay", "calibrate",
     ]  # fmt: skip
     assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
 
@@ -423,6 +425,16 @@ LIGHT: dict[str, tuple[str, ...]] = {
         "9",
         "--json",
     ),
+    "replay with a ladder": (
+        "replay",
+        "log.txt",
+        "--format",
+        "ipinyou-theta",
+        "--ladder",
+        "--budget-fraction",
+        "1/4",
+        "--json",
+    ),
     "halt": ("halt", "--json"),
     "resume of a halted run": ("resume",),
 }
@@ -440,7 +452,7 @@ finally:
 @pytest.mark.parametrize("name", LIGHT)
 def test_a_command_that_needs_no_jax_never_imports_it(name: str, entered: Path, config: Path) -> None:
     home = config.parent
-    (home / "log.txt").write_text("0 30 0.001\n1 20 0.002\n", encoding="utf-8")
+    (home / "log.txt").write_text("0 30 0.001\n1 20 0.002\n" * 24, encoding="utf-8")
     if name == "resume of a halted run":
         (entered / "tiny-1" / "HALTED").write_text("stop\n")
     done = subprocess.run(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from benchmarks import saboteurs
+from benchmarks.bench_saboteurs import NULLS as NULL_NAMES
 from benchmarks.bench_saboteurs import bars, lower_bound, upper_bound
-from benchmarks.saboteurs import HONEST, NULL, SABOTEURS, Bench, Told, play_out, set_up
+from benchmarks.saboteurs import HONEST, NULLS, SABOTEURS, Bench, Told, play_out, set_up
 from tests.learn import toys
 
 from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict
@@ -19,7 +20,7 @@ RUNS = 6
 NAMED = {saboteur.name: saboteur for saboteur in SABOTEURS}
 FAST = (
     "frozen weights", "learning rate 0", "noise instead of gradients", "loss with flipped sign", "shuffled rewards",
-    "learner trains a copy", "evaluation on training seeds", "always the highest bid",
+    "learner trains a copy", "evaluation on training seeds", "always the highest bid", "the world became easier",
 )  # fmt: skip
 
 
@@ -50,12 +51,16 @@ def test_in_the_null_world_every_policy_expects_the_same() -> None:
     assert worths == pytest.approx([0.6] * 5, abs=1e-5)
 
 
+def test_the_suite_counts_as_null_what_is_null() -> None:
+    assert tuple(saboteur.name for saboteur in NULLS) == NULL_NAMES
+
+
 def test_honest_learners_are_learning(honest: Told) -> None:
     assert honest.outcomes() == {"LEARNING": RUNS}
 
 
 def test_where_nothing_can_be_learned_nobody_is_learning(bench: Bench) -> None:
-    assert play_out(bench, NULL).learning == 0
+    assert play_out(bench, NULLS[0]).learning == 0
 
 
 @pytest.mark.parametrize("name", FAST)

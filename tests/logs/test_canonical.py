@@ -14,7 +14,8 @@ from gaelp.core.episode import SOURCES, EpisodeBatch, Source
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import default_schema
 from gaelp.logs.canonical import DECISIONS, HOURS, History, cube, export_history, import_history
-from gaelp.orchestration.gather import hours_of, logged_episodes
+from gaelp.market.hours import hours_of
+from gaelp.orchestration.gather import logged_episodes
 
 SCHEMA = default_schema()
 ITEMS, DAYS, TICKS, T = 2, 3, 48, 6
@@ -90,12 +91,14 @@ def test_what_is_exported_is_imported_unchanged(folder, history):
 
 def test_the_hours_are_plain_text_with_a_header_that_anybody_can_make(folder):
     head = (folder / "hours.csv").read_text(encoding="utf-8").splitlines()[:2]
-    assert head == [",".join(HOURS.columns), "acct/m0,0,10,3,0,40000,0.0,500,0,0,0,0,0,200000,5000000"]
+    needed = [name for name, column in HOURS.columns.items() if column.required]
+    assert head == [",".join(needed), "acct/m0,0,10,3,0,40000,0.0,500,0,0,0,0,0,200000,5000000"]
 
 
-def test_columns_are_found_again_by_item_day_and_tick_in_whatever_order_the_rows_stand(folder, history):
-    shuffled = history.hours.sample(fraction=1.0, shuffle=True, seed=1)
-    shuffled.write_csv(folder / "hours.csv")
+def test_columns_are_found_again_by_item_day_and_tick_in_whatever_order_the_campaigns_stand(folder, history):
+    history.hours.sort(["day", "tick", "item"], descending=[False, False, True]).write_csv(
+        folder / "hours.csv"
+    )
     clicks = cube(import_history(folder).hours, "clicks", np.array([10, 12]), "tick", TICKS)
     assert clicks.shape == (ITEMS, 2, TICKS)
     assert clicks[1, 1, 23:25].tolist() == [120, 121]
@@ -166,7 +169,7 @@ def test_an_impossible_decision_is_refused_by_file_and_column(folder, history, c
     assert column in sentence
 
 
-@pytest.mark.parametrize("column", list(HOURS.columns))
+@pytest.mark.parametrize("column", [name for name, told in HOURS.columns.items() if told.required])
 def test_a_missing_column_of_the_hours_is_refused_by_name(folder, history, column):
     history.hours.drop(column).write_csv(folder / "hours.csv")
     sentence = refusal(folder)
@@ -191,7 +194,82 @@ def test_a_row_that_stands_twice_is_refused(folder, history):
     pl.concat([history.hours, history.hours[5:6]]).write_csv(folder / "hours.csv")
     sentence = refusal(folder)
     assert "hours.csv" in sentence
-    assert "('item', 'day', 'tick')" in sentence
+    # 288 rows below the header: the second one is line 290.
+    assert "line 290, tick: half hour 5 of day 10 of item 0 stands there a second time" in sentence
+
+
+def edited(folder: Path, history: History, line: int, **values: object) -> str:
+    """What is said of the history with some values of one line of its file changed."""
+    changed = history.hours.with_row_index("line", offset=2).with_columns(
+        pl.when(pl.col("line") == line).then(pl.lit(value)).otherwise(pl.col(name)).cast(history.hours.schema[name]).alias(name)
+        for name, value in values.items()
+    )  # fmt: skip
+    changed.drop("line").write_csv(folder / "hours.csv")
+    return refusal(folder)
+
+
+def test_more_clicks_than_impressions_are_refused_by_line(folder, history):
+    assert "hours.csv: line 30, clicks: 3 clicks of 2 impressions" in edited(
+        folder, history, 30, clicks=3, impressions=2
+    )
+
+
+def test_a_price_above_the_bid_is_refused_by_line(folder, history):
+    # Two clicks at a bid of 40,000 cost 80,000 at most, and two more by rounding.
+    said = edited(folder, history, 30, clicks=2, impressions=9, cost_micros=80_003)
+    assert "line 30, cost_micros: 80003 for 2 clicks, the bid was 40000 a click" in said
+    ok = history.hours.with_row_index("line", offset=2).with_columns(
+        cost_micros=pl.when(pl.col("line") == 30)
+        .then(80_002)
+        .otherwise(pl.col("cost_micros"))
+        .cast(pl.Int64),
+        clicks=pl.when(pl.col("line") == 30).then(2).otherwise(pl.col("clicks")).cast(pl.Int64),
+        impressions=pl.when(pl.col("line") == 30).then(9).otherwise(pl.col("impressions")).cast(pl.Int64),
+    )
+    ok.drop("line").write_csv(folder / "hours.csv")
+    assert import_history(folder).hours.height == 288
+
+
+def test_a_clock_that_runs_backwards_is_refused_by_line(folder, history):
+    rows = history.hours
+    pl.concat([rows[:6], rows[7:8], rows[6:7], rows[8:]]).write_csv(folder / "hours.csv")
+    said = refusal(folder)
+    assert (
+        "line 9, tick: half hour 6 of day 10 stands after half hour 7 of day 10 of campaign acct/m0" in said
+    )
+    assert "its clock runs backwards" in said
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (20, "line 22, tick: half hour 21 of day 10 of campaign acct/m0, expected 20"),
+        (48, "line 50, tick: half hour 1 of day 11 of campaign acct/m0, expected 0"),
+        (47, "line 48, tick: day 10 of campaign acct/m0 ends with half hour 46, expected 47"),
+    ],
+)
+def test_a_hole_inside_a_day_is_refused_by_line(folder, history, gone, said):
+    pl.concat([history.hours[:gone], history.hours[gone + 1 :]]).write_csv(folder / "hours.csv")
+    sentence = refusal(folder)
+    assert said in sentence
+    assert "the history has a hole" in sentence
+
+
+def test_two_currencies_are_refused_by_line(folder, history):
+    lines = pl.Series("currency", ["EUR"] * 100 + ["USD"] * 188)
+    history.hours.with_columns(lines).write_csv(folder / "hours.csv")
+    assert "line 102, currency: USD beside EUR in line 2; a history is kept in one currency" in refusal(
+        folder
+    )
+
+
+def test_order_values_are_read_where_the_log_has_them(folder, history):
+    history.hours.with_columns((pl.col("conversions") * 25_000_000).alias("value_micros")).write_csv(
+        folder / "hours.csv"
+    )
+    told = hours_of(import_history(folder), np.array([10, 11, 12]))
+    assert told.worth == pytest.approx(25 * told.conversions)
+    assert hours_of(history, np.array([10, 11, 12])).worth is None
 
 
 def test_a_word_where_a_number_belongs_is_refused(folder):

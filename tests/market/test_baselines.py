@@ -1,16 +1,34 @@
-"""Tuning the pacer: the same seed gives the same pacer, and never one that is worse than what it began with."""
+"""Tuning: the same seed gives the same policy, never a worse one than it began with, and planted errors are found."""
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.bidding.days import landscape
 from tests.market.worlds import CERTAIN, KNOWN, posterior
 
-from gaelp.bidding.pacer import DEFAULT_PARAMS, PacerParams
-from gaelp.market.baselines import CHUNK, HIGH, LOW, PAIRS, SEARCH_ROUNDS, WORLDS, Tuning, tune_pacer
-from gaelp.market.campaign import float32, score_pacers
+from gaelp.bidding.landscape import Format, Landscape, Rules
+from gaelp.bidding.pacer import DEFAULT_PARAMS
+from gaelp.market.baselines import (
+    CHUNK,
+    PACER,
+    PACERS,
+    PAIRS,
+    SEARCH_ROUNDS,
+    WORLDS,
+    Knobs,
+    Tuning,
+    baselines_of,
+    drawn,
+    play,
+    tune,
+    tune_pacer,
+)
+from gaelp.market.campaign import float32
+from gaelp.market.world import ONE_ITEM, Kind, Posterior, auctions_bank
 
-FINALISTS = PAIRS * CHUNK // WORLDS
 MARKET = posterior()
 
 
@@ -20,25 +38,25 @@ def tuned() -> Tuning:
 
 
 def last_worlds(seed: int) -> np.ndarray:
-    """The worlds of the last round [4,192]: the tuning's own generator, drawn from as often as it draws."""
-    rng = np.random.default_rng(seed)
-    for number, elites in enumerate((1, 8, 8, 8, 15)):
-        candidates = FINALISTS if number == SEARCH_ROUNDS else PAIRS
-        rng.integers(elites, size=candidates)
-        rng.normal(size=(candidates, len(LOW)))
-        worlds = rng.integers(1 << 20, 1 << 30, size=(PAIRS // candidates, CHUNK))
-    return worlds
+    """The worlds of the last round [4,192]: four rounds have drawn 192 before."""
+    days = np.random.default_rng([seed, 2])
+    for _ in range(SEARCH_ROUNDS):
+        days.integers(1 << 20, 1 << 30, size=(1, CHUNK))
+    return days.integers(1 << 20, 1 << 30, size=(WORLDS // CHUNK, CHUNK))
 
 
-def mean_scores(one: PacerParams, two: PacerParams, worlds: np.ndarray) -> tuple[float, float]:
-    """Mean scores of two parameter sets on the same 768 worlds, in the shapes that tuning has compiled."""
-    both = np.array([one] * (FINALISTS - 1) + [two], dtype=float)
-    pairs = np.repeat(both, len(worlds), axis=0)
-    got = score_pacers(
-        float32(MARKET), float32(KNOWN), float32(PacerParams(*pairs.T)), np.tile(worlds, (FINALISTS, 1))
-    )
-    means = np.asarray(got).reshape(FINALISTS, -1).mean(axis=1)
-    return float(means[0]), float(means[-1])
+def scores(
+    knobs: Knobs, worlds: np.ndarray, market: Posterior = MARKET, known: Landscape = KNOWN
+) -> np.ndarray:
+    """Scores on the worlds of seeds [n,192], in the shapes that tuning has compiled."""
+    bank, told = auctions_bank(), float32(known)
+    played = [
+        play(
+            drawn(float32(market), jnp.asarray(row), kind=ONE_ITEM), told, float32(knobs), bank, kind=ONE_ITEM
+        ).score
+        for row in worlds
+    ]
+    return np.concatenate(jax.device_get(played)).astype(np.float64)
 
 
 def test_the_shapes_of_every_round_are_the_same_so_that_it_compiles_once():
@@ -56,7 +74,7 @@ def test_the_same_seed_tunes_the_same_pacer_and_another_seed_another(tuned):
 def test_on_its_own_worlds_the_tuned_pacer_is_the_best_of_the_last_round_and_no_worse_than_the_defaults(
     tuned,
 ):
-    winner, defaults = mean_scores(tuned.certified.params, DEFAULT_PARAMS, last_worlds(1))
+    winner, defaults = (scores(x, last_worlds(1)).mean() for x in (tuned.certified.params, DEFAULT_PARAMS))
     assert winner == pytest.approx(tuned.rounds[-1], rel=1e-5), "these are the worlds it was tuned on"
     assert winner >= defaults
 
@@ -64,14 +82,14 @@ def test_on_its_own_worlds_the_tuned_pacer_is_the_best_of_the_last_round_and_no_
 def test_on_fresh_worlds_it_is_not_worse_than_the_defaults_either(tuned):
     # 768 worlds it never saw; the paired difference has a standard error near 0.2 of about 70 conversions.
     fresh = np.random.default_rng(99).integers(1 << 20, 1 << 30, size=(WORLDS // CHUNK, CHUNK))
-    winner, defaults = mean_scores(tuned.certified.params, DEFAULT_PARAMS, fresh)
+    winner, defaults = (scores(x, fresh).mean() for x in (tuned.certified.params, DEFAULT_PARAMS))
     assert winner > defaults - 0.5
 
 
 def test_the_parameters_stay_inside_their_bounds_and_the_landscape_is_kept(tuned):
     for name, value in tuned.certified.params._asdict().items():
         # exp(log(bound)) may differ from the bound in the last digit.
-        assert getattr(LOW, name) - 1e-9 <= value <= getattr(HIGH, name) + 1e-9, name
+        assert getattr(PACER.low, name) - 1e-9 <= value <= getattr(PACER.high, name) + 1e-9, name
     assert tuned.certified.landscape is KNOWN
     assert len(tuned.rounds) == SEARCH_ROUNDS + 1
 
@@ -81,3 +99,28 @@ def test_users_who_tire_are_worth_a_different_pacer():
     weary = tune_pacer(posterior(**{**CERTAIN, "fatigue": 0.4}), KNOWN, seed=1)
     assert weary.rounds[-1] < fresh.rounds[-1]
     assert weary.certified.hash != fresh.certified.hash
+
+
+def test_a_landscape_whose_prices_are_planted_too_low_is_corrected_by_every_knob_it_takes():
+    # Prices are exp(0.5) times what the landscape says, so the constant opens too low. What it wins more by bidding more
+    # costs more, and the budget binds: the best shift lies above 0 and below 0.5.
+    wrong = landscape(conversion_rate=0.2, price_mean=np.log(0.05) - 0.5)
+    market = posterior(**{**CERTAIN, "fatigue": 0.0, "target_cpa": np.full((1, 16), np.inf)})
+    constant = baselines_of(ONE_ITEM, target=np.inf)[0]
+    found = tune(constant, market, wrong, seed=3)
+    assert 0.05 < float(found.knobs.shift) < 0.5
+    fresh = np.random.default_rng(98).integers(1 << 20, 1 << 30, size=(1, CHUNK))
+    ahead = scores(found.knobs, fresh, market, wrong) - scores(constant.default, fresh, market, wrong)
+    # One-sided at three standard errors: an untuned shift passes once in 700 times.
+    assert ahead.mean() > 3 * ahead.std() / np.sqrt(CHUNK)
+
+
+def test_baselines_are_named_where_they_differ_and_fixed_knobs_stay_fixed():
+    plain, wanted = (baselines_of(ONE_ITEM, target=target) for target in (np.inf, 1.0))
+    assert [b.name for b in plain] == ["constant", "PID", "dual pacing", *(b.name for b in PACERS)]
+    assert {b.name for b in wanted} - {b.name for b in plain} == {"minimum of multipliers", "target x value"}
+    shaded = {b.name for b in baselines_of(Kind(rules=Rules(Format.FIRST_PRICE)), target=np.inf)}
+    assert shaded - {b.name for b in plain} == {"constant worth, shaded"}
+    for baseline in (*plain, *wanted):
+        for low, first, high in zip(baseline.low, baseline.default, baseline.high, strict=True):
+            assert low <= first <= high, baseline.name

@@ -192,16 +192,12 @@ def test_after_six_dayparts_every_slot_of_the_six_remembered_is_filled(played):
             assert last[:, SCHEMA.campaign_index(f"{block}_{k}")].std() > 0, f"{block}_{k}"
 
 
-def test_the_reference_is_the_best_constant_bid_of_its_grid_in_each_world(doubtful):
-    reference = doubtful.price_taker_reference(SEEDS)
-    each = np.asarray(
-        doubtful._constants(doubtful.posterior, doubtful._landscape, doubtful._params, jnp.asarray(SEEDS))
-    )
-    assert each.shape == (33, 32)
-    assert np.array_equal(reference, each.max(axis=0))
-    best = each.argmax(axis=0)
-    assert len(np.unique(best)) > 1, "worlds differ in their best bid"
-    assert ((best > 0) & (best < 32)).all(), "the grid must hold the best bid inside"
+def test_where_nobody_tires_the_pacer_is_close_below_the_reference(doubtful):
+    """It knows the day afterwards and holds one worth; the pacer adapts to luck that it cannot. 32 worlds, no doubt."""
+    fresh = on(doubtful, **{**CERTAIN, "fatigue": 0.0})
+    reference, pacer = fresh.price_taker_reference(SEEDS), fresh.pacer(fresh.certified, SEEDS)
+    assert reference.shape == (32,)
+    assert 0.9 * reference.mean() < pacer.mean() < 1.02 * reference.mean()
 
 
 def test_a_certified_pacer_is_named_by_its_landscape_and_parameters(doubtful):

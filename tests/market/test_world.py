@@ -9,57 +9,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import poisson
-from tests.market.worlds import CERTAIN, KNOWN, posterior
+from tests.market.worlds import BANK, CERTAIN, KNOWN, RICH, day_at, draw, grown, pair, posterior
 
-from gaelp.bidding.pacer import DEFAULT_PARAMS, after_report, start_day
+from gaelp.bidding.landscape import Format, Rules
+from gaelp.bidding.pacer import start_day
+from gaelp.core.errors import BadInput
 from gaelp.market.campaign import float32
 from gaelp.market.world import (
     EXPOSURE_UNIT,
+    ONE_ITEM,
+    Kind,
     World,
-    auctions_bank,
+    check_posterior,
     half_hour,
     poisson_quantile,
     start_truth,
-    worlds_of,
 )
 
-BANK = auctions_bank()
-LANDSCAPE, PARAMS = float32(KNOWN), float32(DEFAULT_PARAMS)
+LANDSCAPE = float32(KNOWN)
 SEEDS = np.arange(64)
 
 
-sample_worlds = jax.jit(worlds_of)
-
-
-def worlds(seeds: np.ndarray = SEEDS, **changes: float) -> World:
-    return sample_worlds(float32(posterior(**changes)), jnp.asarray(seeds))
+def worlds(seeds: np.ndarray = SEEDS, **changes: float | np.ndarray) -> World:
+    return draw(posterior(**changes), seeds)
 
 
 @jax.jit
 def play_half_hour(world, spent, log_bid, t):
     """One half hour from midnight's state with `spent` gone: the report, all worlds at the same bid."""
-    state = start_day(LANDSCAPE, world.terms, jnp)._replace(spent=spent)
-    return half_hour(world, start_truth(world), state, jnp.full_like(spent, log_bid), BANK, t)[1]
-
-
-@jax.jit
-def play_day(world, log_bid):
-    """A day at one bid [B]: clicks, cost, expected conversions and tiredness before each half hour, [48,B] each."""
-
-    def step(carry, t):
-        truth, state = carry
-        after, report = half_hour(world, truth, state, log_bid, BANK, t)
-        told = (
-            report.clicks,
-            report.cost,
-            after.conversions - truth.conversions,
-            truth.tired,
-            report.conversions_so_far,
-        )
-        return (after, after_report(state, report, LANDSCAPE, world.terms, PARAMS, jnp)), told
-
-    start = start_truth(world), start_day(LANDSCAPE, world.terms, jnp)
-    return jax.lax.scan(step, start, jnp.arange(48))[1]
+    state = start_day(LANDSCAPE, world.terms, jnp)
+    truth = start_truth(world)._replace(spent=spent)
+    report = half_hour(world, truth, state, jnp.full_like(world.price_mean, log_bid), BANK, t, ONE_ITEM)[1]
+    return jax.tree.map(lambda x: x[:, 0], report)
 
 
 # ---- what a bid buys
@@ -71,7 +52,7 @@ def play_day(world, log_bid):
     rate=st.sampled_from([0.002, 0.05, 0.3]),
 )  # fmt: skip
 def test_wins_clicks_and_spend_never_fall_when_the_bid_rises(low, rise, t, first, rate):
-    world = worlds(first + SEEDS, click_rate=rate, budget_low=1e6, budget_high=1e6)
+    world = worlds(first + SEEDS, click_rate=rate, **RICH)
     nothing = jnp.zeros(len(SEEDS))
     less, more = (play_half_hour(world, nothing, jnp.float32(bid), t) for bid in (low, low + rise))
     assert (more.impressions >= less.impressions).all()
@@ -107,14 +88,14 @@ def test_of_what_the_money_cannot_pay_the_same_share_is_lost_of_clicks_and_impre
 def test_the_budget_is_never_exceeded_over_a_whole_day_at_any_bid():
     world = worlds()
     for log_bid in (-4.0, -2.0, 0.0, 5.0):
-        _, cost, _, _, _ = play_day(world, jnp.full(64, log_bid, jnp.float32))
+        cost = day_at(world, log_bid)[0].report.cost[..., 0]
         # Single precision: at most one part in a hundred thousand of the budget.
         assert (cost.sum(axis=0) <= world.terms.budget * (1 + 1e-5)).all()
         assert (cost >= 0).all()
 
 
 def test_a_bid_above_every_price_wins_all_auctions_and_one_below_none():
-    world = worlds(budget_low=1e6, budget_high=1e6)
+    world = worlds(**RICH)
     nothing = jnp.zeros(64)
     everything = play_half_hour(world, nothing, jnp.float32(10.0), 12)
     assert everything.impressions == pytest.approx(np.asarray(everything.eligible), rel=1e-5)
@@ -130,7 +111,7 @@ def test_over_many_worlds_a_bid_buys_what_the_landscape_says():
         ("price_mean_se", "price_sd_se", "price_day_sd", "price_tick_sd", "volume_day_sd", "volume_tick_sd"),
         0.0,
     )
-    world = worlds(np.arange(4096), budget_low=1e6, budget_high=1e6, **still)
+    world = worlds(np.arange(4096), **RICH, **still)
     k, t = 24, 24
     log_bid = np.log(0.05) + 0.6 * np.linspace(-2.6, 2.2, 48)[k]
     report = play_half_hour(world, jnp.zeros(4096), jnp.float32(log_bid), t)
@@ -195,25 +176,27 @@ def test_a_world_is_its_seeds_alone_whatever_batch_it_is_in():
 
 
 def test_tiredness_counts_decayed_impressions_in_units_of_the_days_auctions():
-    world = worlds(budget_low=1e6, budget_high=1e6, **CERTAIN)
-    *_, tired, _ = play_day(world, jnp.full(64, 10.0, jnp.float32))
-    first = world.volume_path[:, 0] / (EXPOSURE_UNIT * 12_000)
-    second = 0.9 * first + world.volume_path[:, 1] / (EXPOSURE_UNIT * 12_000)
+    world = worlds(**RICH, **CERTAIN)
+    tired = day_at(world, 10.0)[0].truth.tired[..., 0]
+    first = world.volume_path[:, 0, 0] / (EXPOSURE_UNIT * 12_000)
+    second = 0.9 * first + world.volume_path[:, 0, 1] / (EXPOSURE_UNIT * 12_000)
     assert (tired[0] == 0).all()
     assert tired[1] == pytest.approx(np.asarray(first), rel=1e-4)
     assert tired[2] == pytest.approx(np.asarray(second), rel=1e-4)
 
 
 def test_users_who_tire_convert_less_late_in_the_day_by_what_the_fatigue_says():
-    bid = jnp.full(64, -2.5, jnp.float32)
-    fresh, weary = (
-        play_day(worlds(fatigue=k, budget_low=1e6, budget_high=1e6, **CERTAIN), bid) for k in (0.0, 0.2)
+    (fresh, rested), (weary, last) = (
+        day_at(worlds(**{**CERTAIN, "fatigue": k}, **RICH), -2.5) for k in (0.0, 0.2)
     )
-    clicks, _, conversions, tired, _ = weary
-    assert (clicks == fresh[0]).all(), "who tires still clicks the same"
+    clicks = np.asarray(weary.report.clicks)
+    assert (clicks == fresh.report.clicks).all(), "who tires still clicks the same"
     # Each half hour converts at 0.3 exp(-0.2 tired) a click.
-    assert conversions == pytest.approx(np.asarray(0.3 * clicks * jnp.exp(-0.2 * tired)), rel=1e-3, abs=1e-4)
-    lost = 1 - np.asarray(conversions.sum(axis=1) / fresh[2].sum(axis=1))
+    conversions = grown(weary.truth.conversions, last.conversions)
+    expected = 0.3 * clicks * np.exp(-0.2 * np.asarray(weary.truth.tired))
+    assert conversions == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    usual = grown(fresh.truth.conversions, rested.conversions)
+    lost = 1 - conversions.sum(axis=(1, 2)) / usual.sum(axis=(1, 2))
     assert lost[0] == 0.0
     assert lost[-8:].mean() > lost[:8].mean() + 0.1
 
@@ -221,9 +204,9 @@ def test_users_who_tire_convert_less_late_in_the_day_by_what_the_fatigue_says():
 def test_conversions_arrive_late_and_in_the_end_as_many_as_are_due():
     # Over 64 worlds the arrivals of the day are the expected conversions less what is pending at midnight, within
     # 4 standard deviations of a Poisson number.
-    world = worlds(budget_low=1e6, budget_high=1e6, fatigue=0.0, **CERTAIN)
-    _, _, expected, _, arrived = play_day(world, jnp.full(64, -2.5, jnp.float32))
-    expected = np.asarray(expected, np.float64)
+    hours, last = day_at(worlds(fatigue=0.0, **CERTAIN, **RICH), -2.5)
+    expected = grown(hours.truth.conversions, last.conversions)[..., 0]
+    arrived = hours.report.conversions_so_far[..., 0]
     pending = np.zeros(64)
     due = np.zeros(64)
     for t in range(48):
@@ -257,9 +240,96 @@ def test_worlds_differ_by_what_the_posterior_doubts_and_stay_inside_what_it_know
 
 
 def test_every_line_item_of_a_posterior_is_played():
-    pair = posterior(price_mean=-3.0), posterior(price_mean=-2.0)
-    two = float32(jax.tree.map(lambda *x: np.concatenate(x), *pair))
-    item = np.asarray(sample_worlds(two, jnp.arange(400)).terms.item)
+    item = np.asarray(draw(pair(), np.arange(400)).terms.item)[:, 0]
     # 200 of 400 each, within 4 standard deviations of 10.
     assert 160 <= (item == 0).sum() <= 240
     assert set(item.tolist()) == {0, 1}
+
+
+STILL = {
+    **CERTAIN,
+    **dict.fromkeys(("price_day_sd", "price_tick_sd", "volume_day_sd", "volume_tick_sd"), 0.0),
+}
+"""Every day alike but for the luck of its auctions."""
+
+
+def test_a_jump_moves_the_price_of_all_line_items_once_by_as_much_as_it_says():
+    flat = {**STILL, "price_hour": np.zeros((2, 48)), "jump_sd": 0.5}
+    none = draw(pair(**flat, jump_chance=0.0), np.arange(4096), 2)
+    assert (none.price_path == 0.0).all()
+    path = np.asarray(draw(pair(**flat, jump_chance=1.0), np.arange(4096), 2).price_path)
+    assert ((np.diff(path, axis=-1) != 0).sum(axis=-1) <= 1).all()
+    assert np.array_equal(path[:, 0], path[:, 1])
+    # Mean and deviation of 4,096 normal jumps, within 4 standard errors: 4 / 64 and 4 / 90.5 of the deviation.
+    assert path[:, 0, -1].mean() == pytest.approx(0.0, abs=0.5 * 4 / 64)
+    assert path[:, 0, -1].std() == pytest.approx(0.5, abs=0.5 * 4 / 90.5)
+    # At any half hour alike: before noon in half of the days, 4 x 32 of 4,096.
+    assert abs((path[:, 0, 23] != 0).sum() - 2048) < 128
+    some = np.asarray(draw(pair(**flat, jump_chance=0.25), np.arange(4096), 2).price_path)
+    assert abs((some[:, 0, -1] != 0).sum() - 1024) < 4 * 27.8
+
+
+def test_a_target_is_what_a_unit_costs_where_the_days_budget_is_spent():
+    # A curve that rises by 0.01 from each of the sixteen budgets to the next, from 3.00 to 12.00 in logs.
+    curve = 0.1 + 0.01 * np.arange(16.0)
+    world = worlds(target_cpa=curve[None])
+    at = np.log(np.asarray(world.terms.budget) / 3.0) / np.log(4.0) * 15
+    assert np.asarray(world.terms.target_cpa) == pytest.approx(0.1 + 0.01 * at, abs=1e-5)
+    tighter = worlds(target_cpa=curve[None], target_low=np.log(0.5), target_high=np.log(0.5))
+    assert np.asarray(tighter.terms.target_cpa) == pytest.approx(0.5 * (0.1 + 0.01 * at), abs=1e-5)
+    assert np.isinf(worlds(target_cpa=np.full((1, 16), np.inf)).terms.target_cpa).all()
+
+
+def test_the_doubt_that_line_items_share_moves_them_together_and_their_own_does_not():
+    seeds = np.arange(1024)
+    for doubt, correlation in (({"conversion_common_se": 0.4}, 1.0), ({"conversion_rate_se": 0.06}, 0.0)):
+        rate = np.log(np.asarray(draw(pair(**{**CERTAIN, **doubt}), seeds, 2).conversion_rate))
+        # 4 standard errors of a correlation of 1,024 pairs.
+        assert np.corrcoef(rate.T)[0, 1] == pytest.approx(correlation, abs=4 / 32)
+        assert rate.std(axis=0).min() > 0.15
+
+
+def test_by_value_a_conversion_counts_what_its_order_keeps():
+    told = {"order_value": 40.0, "refunds": 0.25}
+    assert np.asarray(worlds(**told, by_value=1.0).unit_worth) == pytest.approx(np.full((64, 1), 30.0))
+    assert np.asarray(worlds(**told).unit_worth) == pytest.approx(np.full((64, 1), 0.75))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "refusal"),
+    [
+        ({"volume": -1.0}, ONE_ITEM, "volume: line item 0 has -1, expected a number above 0"),
+        ({"click_rate": 1.2}, ONE_ITEM, r"click_rate: line item 0 has 1.2, expected a share in \[0, 1\]"),
+        ({"click_rate": -0.1}, ONE_ITEM, r"click_rate: line item 0 has -0.1, expected a share in \[0, 1\]"),
+        ({"price_mean": np.nan}, ONE_ITEM, "price_mean: line item 0 has nan, expected a finite number"),
+        ({"price_sd": 0.0}, ONE_ITEM, "price_sd: line item 0 has 0, expected a number above 0"),
+        ({"fatigue": -0.1}, ONE_ITEM, "fatigue: line item 0 has -0.1, expected a number of at least 0"),
+        ({"budget_low": np.inf}, ONE_ITEM, "budget_low: line item 0 has inf, expected a finite number"),
+        ({"budget_low": 13.0}, ONE_ITEM, "budget_high: a line item's highest budget is below its lowest"),
+        ({"jump_chance": 1.5}, ONE_ITEM, "jump_chance: line item 0 has 1.5"),
+        ({"shown_share": 0.0}, ONE_ITEM, "shown_share: line item 0 has 0"),
+        ({"traffic": np.full((1, 7, 48), 1 / 47)}, ONE_ITEM, "traffic: rows must sum to 1, got 1.02128"),
+        ({"delay_share": np.array([[0.7, 0.7]])}, ONE_ITEM, "delay_share: rows must sum to 1, got 1.4"),
+        ({"delay_rate": np.ones((1, 3))}, ONE_ITEM, r"delay_rate: shape \(1, 3\), expected \(1, 2\)"),
+        (
+            {"rare_share": 0.5, "rare_worth": 3.0},
+            Kind(rare=4),
+            "rare_worth: the rare segment cannot hold more",
+        ),
+        ({"rare_share": 0.1}, ONE_ITEM, "rare_share: the posterior asks for rare samples"),
+        ({"lever": 1.0}, ONE_ITEM, "lever: the posterior asks for levers"),
+        ({"lever": 4.0}, Kind(levers=True), r"lever: \[4.0\], expected one of 0 BID, 1 TARGET_CPA"),
+        ({}, Kind(Rules(Format.GSP, (1.0, 0.5))), "slot_gap: GSP needs rivals below the first one"),
+        ({}, Kind(items=2), "a campaign of 2 line items cannot be drawn from 1"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused_by_name(changes, kind, refusal):
+    check_posterior(posterior(), ONE_ITEM)
+    with pytest.raises(BadInput, match=refusal):
+        check_posterior(posterior(**changes), kind)
+
+
+@pytest.mark.parametrize("told", [{"items": 0}, {"samples": 0}, {"rare": 64}, {"rare": -1}])
+def test_a_kind_of_world_without_line_items_or_common_users_is_refused(told):
+    with pytest.raises(BadInput, match="a world needs line items and samples, and some that are not rare"):
+        Kind(**told)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.core.test_config import JOURNEY
 
 from gaelp.core.episode import Source
 from gaelp.core.errors import UnusableBatch
-from gaelp.core.verdict import PASS, WAIT
+from gaelp.core.verdict import PASS, WAIT, Verdict
 from gaelp.orchestration.orchestrator import TrainingOrchestrator
 from gaelp.orchestration.phases import REAL_TESTING, SIMULATION
 from gaelp.orchestration.run import STORE_FILE, Run, begin_run
@@ -122,6 +123,8 @@ def seeds_of(call: int) -> tuple[int, ...]:
 def simulated(run: Run, engine: Engine) -> None:
     orchestrator = TrainingOrchestrator(run, platform=None)  # type: ignore[arg-type]
     orchestrator.engine, orchestrator.practice = engine, Practice()  # type: ignore[assignment]
+    faithful = Verdict(PASS, "fidelity_gate", "a test says so.")
+    orchestrator.prepared = SimpleNamespace(fidelity=faithful)  # type: ignore[assignment]
     verdict = asyncio.run(orchestrator.simulation(orchestrator.phases[SIMULATION]))
     assert verdict.ruling is PASS
 

@@ -71,6 +71,15 @@ class Story:
             owner_spend_micros=3_000_000,
             campaigns=1,
         )
+        line = {"name": "win_rate", "fitted": 0.19, "held_out": 0.2, "low": 0.17, "high": 0.21}
+        self.tell(
+            "fidelity", verdict="PASS", rule="fidelity_gate", reason="the later days are usual ones.", surprise=0.4,
+            fitted_days=32, held_out_days=12, conversions=900,
+            lines=[
+                line | {"identified": True, "within": True},
+                line | {"name": "cost_per_click", "held_out": 0.3, "identified": True, "within": False},
+            ],
+        )  # fmt: skip
         fit = {"days": 32, "fatigue": told}
         self.tell(
             "worlds_fitted",

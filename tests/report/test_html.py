@@ -63,6 +63,8 @@ def test_a_whole_journey_fills_every_section(store: Store, tmp_path: Path) -> No
         "7500000 micros",
         "All four are equal to the micro.",
         "0.1100 to 0.2100",
+        "the later days are usual ones.",
+        "<tr><td>cost per click</td>",
         f"gaelp verify {story.run_id}",
     ):
         assert word in page

@@ -10,7 +10,9 @@ import pytest
 from gaelp.core.errors import BadInput
 from gaelp.core.verdict import FAIL, PASS, WAIT, Ruling, Verdict
 from gaelp.safety.gates import (
+    fidelity_gate,
     historical_gate,
+    history_fidelity_gate,
     live_gate,
     may_continue,
     promotion_gate,
@@ -46,9 +48,79 @@ def ruled(ruling: Ruling) -> Verdict:
     return Verdict(ruling, "learning", f"it is {ruling.name}")
 
 
-def test_the_simulation_gate_repeats_what_learning_verification_says() -> None:
-    for ruling in Ruling:
-        assert simulation_gate(ruled(ruling)).ruling is ruling
+@pytest.mark.parametrize(
+    ("learning", "fidelity", "gate"),
+    [
+        (PASS, PASS, PASS), (WAIT, PASS, WAIT), (FAIL, PASS, FAIL), (PASS, WAIT, WAIT), (WAIT, WAIT, WAIT),
+        (FAIL, WAIT, FAIL), (PASS, FAIL, FAIL), (WAIT, FAIL, FAIL), (FAIL, FAIL, FAIL),
+    ],
+)  # fmt: skip
+def test_the_simulation_gate_passes_an_agent_that_learned_in_worlds_like_the_account(
+    learning, fidelity, gate
+) -> None:
+    assert simulation_gate(ruled(learning), ruled(fidelity)).ruling is gate
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    surprise: float = 0.5
+    held_out_days: int = 18
+    conversions: int = 4000
+
+
+@pytest.mark.parametrize(
+    ("seen", "ruling", "said"),
+    [
+        (HeldOut(), PASS, "50.0% of the fitted worlds' days stray as far"),
+        (HeldOut(surprise=0.1), PASS, "10.0%"),
+        (HeldOut(surprise=0.0999), WAIT, "at least 10% expected"),
+        (HeldOut(surprise=0.0099), FAIL, "only 1.0% of the fitted worlds' days"),
+        (HeldOut(surprise=0.001, held_out_days=3), WAIT, "3 held-out days with 4000 conversions; 4 days with 100 are"),
+        (HeldOut(conversions=99), WAIT, "18 held-out days with 99 conversions"),
+    ],
+)  # fmt: skip
+def test_worlds_that_hold_nothing_like_the_later_days_are_refused(seen, ruling, said) -> None:
+    verdict = history_fidelity_gate(seen)
+    assert verdict.ruling is ruling
+    assert said in verdict.reason
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A fit as good as the log it was made from."""
+
+    ks: float = 0.05
+    ks_reference: float = 0.05
+    surprise: float = 0.5
+    fitted_won: int = 1000
+    held_out_won: int = 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "ruling", "words"),
+    [
+        ({}, PASS, "off by 0.050, the log's own curve 0.050"),
+        ({"ks": 0.07}, PASS, "off by 0.070"),
+        ({"ks": 0.071}, FAIL, "off by 0.071, the log's own curve 0.050 (+ 0.02 allowed)"),
+        ({"surprise": 0.1}, PASS, "off by 0.050"),
+        (
+            {"surprise": 0.0999},
+            WAIT,
+            "only 10.0% of the fitted worlds stray as far as the held-out part does",
+        ),
+        ({"surprise": 0.01}, WAIT, "only 1.0% of the fitted worlds"),
+        ({"surprise": 0.0099}, FAIL, "only 1.0% of the fitted worlds"),
+        ({"fitted_won": 999}, WAIT, "999 auctions were won in the fitted part and 1000 in the held-out part"),
+        ({"held_out_won": 3, "ks": 0.9, "surprise": 0.0}, WAIT, "1000 in each are needed"),
+    ],
+)
+def test_fitted_worlds_must_show_what_a_later_part_of_the_log_shows(
+    change: dict[str, Any], ruling: Ruling, words: str
+) -> None:
+    verdict = fidelity_gate(Compared(**change))
+    assert verdict.ruling is ruling
+    assert words in verdict.reason
+    assert verdict.evidence["held_out_won"] == Compared(**change).held_out_won
 
 
 def test_the_historical_gate_waits_however_good_the_estimate_is_and_names_its_figures() -> None:

@@ -25,6 +25,14 @@ KINDS: Mapping[str, Mapping[str, Shape]] = {
         "owner_spend_micros": int, "campaigns": int,
     },
     "worlds_fitted": {"training": dict, "selection": dict, "retuned_hash": str, "retuned_params": dict},
+    "fidelity": {
+        "verdict": str, "rule": str, "reason": str, "surprise": NUMBER, "fitted_days": int, "held_out_days": int,
+        "conversions": int,
+        "lines": [{
+            "name": str, "fitted": NUMBER, "held_out": NUMBER, "low": NUMBER, "high": NUMBER, "identified": bool,
+            "within": bool,
+        }],
+    },
     "phase_began": {"name": str, "train_every": int, "batch_size": int, "num_epochs": int},
     "phase_ended": {"name": str, "episodes": int, "train_calls": int, "verdict": str, "rule": str, "reason": str},
     "day_played": {

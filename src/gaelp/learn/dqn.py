@@ -391,13 +391,12 @@ def _epsilon(seen: Array, c: Coefficients) -> Array:
 
 def greedy(q: Array, mask: Array) -> Array:
     """The best allowed move [...] int32 by q [..., A]."""
-    return jnp.argmax(jnp.where(mask, q, dist.FORBIDDEN), axis=-1).astype(jnp.int32)
+    return dist.mode(jnp.where(mask, q, dist.FORBIDDEN))
 
 
 def of_move(q: Array, action: Array) -> Array:
     """Q [...] of the moves `action` [...] int, from q [..., A]."""
-    # A sum and no gather: the gradient of a gather is a scatter, which costs more than all of this.
-    return jnp.sum(jnp.where(action[..., None] == jnp.arange(q.shape[-1]), q, 0.0), axis=-1)
+    return dist.log_prob_of(q, action)
 
 
 def double_value(q: Array, slow: Array, mask: Array) -> Array:
@@ -437,12 +436,12 @@ def _minibatch(
     drawn = _drawn(begun, run, c, width)
     played = windows(begun.replay, drawn, c.n_step)
     scaled = state.normaliser.observation(played.observation)
-    raw, mask = played.observation[:, 0], played.mask[:, 0]
+    mask = played.mask[:, 0]
     if isinstance(anchor, Gaussian | SquashedGaussian):
         raise BadInput("anchor: a policy of residuals cannot be the anchor of one of moves.")
 
     def asked() -> tuple[Array, Array]:
-        log_probs = anchor.log_probs(raw, mask)
+        log_probs = anchor.log_probs(played.observation[:, 0], mask)
         return jnp.where(mask, jnp.exp(log_probs), 0.0), dist.entropy(log_probs, mask)
 
     # Only asked where it counts: it is another network to evaluate.
@@ -503,8 +502,7 @@ def _gradient_step(
     norms = jnp.sqrt(jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(gradient)]))
     factor = jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(norms), 1e-15))
     direction, moments = optimiser().update(ravel_pytree(gradient)[0] * factor, run.moments)
-    change = -c.learning_rate * direction
-    weights = run.weights + change
+    weights = run.weights - c.learning_rate * direction
     due = (updates + run.tally.updates + 1) % c.target_every == 0
     tau = jnp.where(due, c.tau, 0.0)
     target = jax.tree.map(lambda slow, now: (1.0 - tau) * slow + tau * now, run.target, shaped(weights).q)
@@ -517,7 +515,7 @@ def _gradient_step(
     tally = _Tally(
         parts=run.tally.parts + parts,
         norms=run.tally.norms + jnp.stack([norms, norms * factor]),
-        min_change=jnp.minimum(run.tally.min_change, jnp.linalg.norm(change)),
+        min_change=jnp.minimum(run.tally.min_change, c.learning_rate * jnp.linalg.norm(direction)),
         updates=run.tally.updates + 1,
     )
     return _Run(weights, target, moments, ranked, tally)

@@ -211,7 +211,9 @@ class RLTrainingEngine:
         """Play and train `rounds` times in one compiled call; the metrics of each round, as `train_step` gives them.
 
         The practice goes on where it stopped and stands afterwards where as many calls of its `play` would have
-        left it. Raises UnusableBatch, with engine and practice unchanged, when any round may not count.
+        left it. Nothing is looked at a second time (learn/mechanism.py): a call's batch never leaves the program, so
+        these rounds alone can be no LEARNING. Raises UnusableBatch, with engine and practice unchanged, when any round
+        may not count.
         """
         if batch_size < 1 or num_epochs < 1 or rounds < 1:
             raise BadInput(
@@ -267,6 +269,7 @@ class RLTrainingEngine:
                 float(host.mean_reward[i]),
                 seconds,
             )
+            metrics = replace(metrics, world_seeds=((practice.seed, practice.seed + practice.environments),))
             trained.append(_Trained(found.state, after, metrics, self._bucket))
             before = after
         return trained, found.carry

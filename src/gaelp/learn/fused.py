@@ -29,10 +29,13 @@ class Practice(Protocol):
     """An environment under way whose play can be compiled: `market.practice.JaxPractice` is one.
 
     under_way: its state now, and how many rounds were played. key_of: the key of one round, as `play` draws it.
+    seed: the first of the environments' world seeds, which follow one another.
     """
 
     @property
     def rollout(self) -> Rollout: ...
+    @property
+    def seed(self) -> int: ...
     @property
     def rounds(self) -> int: ...
     @property

@@ -359,9 +359,13 @@ class _Found(eqx.Module):
 
 def _order(rows: _Rows, shuffling: Array, epoch: Array, width: int) -> Array:
     """Valid rows first, in random order; the tail keeps every slice below inside the array."""
-    noise = jax.random.bits(jax.random.fold_in(shuffling, epoch), rows.valid.shape)
-    # The last bit tells padding apart, so that one sort of one array is enough.
-    return jnp.pad(jnp.argsort((noise >> 1) | (jnp.uint32(1 << 31) * ~rows.valid)), (0, width))
+    n = rows.valid.size
+    noise = jax.random.bits(jax.random.fold_in(shuffling, epoch), (n,))
+    number = jnp.uint32((1 << n.bit_length()) - 1)
+    # Padding in the first bit, the row's number in the last ones: one word to sort is 30 times as fast as two.
+    # Rows whose noise before that is the same stay in order, one pair in 2^20 where there are 2,048 rows.
+    word = (jnp.uint32(1 << 31) * ~rows.valid) | ((noise >> 1) & ~number) | jnp.arange(n, dtype=jnp.uint32)
+    return jnp.pad((jax.lax.sort(word, is_stable=False) & number).astype(jnp.int32), (0, width))
 
 
 def _minibatch(
@@ -578,16 +582,16 @@ def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Ru
         _flat(net) * f for net, f in zip((n for n in networks if jax.tree.leaves(n)), factors, strict=True)
     ]
     direction, moments = optimiser().update(jnp.concatenate(clipped), run.moments)
-    change = -c.learning_rate * direction
     after_clipping = [n * f for n, f in zip(norms, factors, strict=True)]
     tally = _Tally(
         parts=run.tally.parts + parts,
         norms=run.tally.norms + jnp.stack([jnp.concatenate(norms), jnp.concatenate(after_clipping)]),
-        min_change=jnp.minimum(run.tally.min_change, jnp.linalg.norm(change)),
+        min_change=jnp.minimum(run.tally.min_change, c.learning_rate * jnp.linalg.norm(direction)),
         updates=run.tally.updates + 1,
     )
     stopped = parts[PARTS.index("approx_kl")] > 1.5 * c.target_kl
-    return _Run(run.weights + change, moments, tally, run.epoch, run.minibatch + 1, stopped)
+    weights = run.weights - c.learning_rate * direction
+    return _Run(weights, moments, tally, run.epoch, run.minibatch + 1, stopped)
 
 
 def _norms(tree: tuple[Layers | Array | None, ...]) -> Array:

@@ -642,15 +642,14 @@ def _gradient_step(run: _Run, agent: Agent, rows: Rows, c: Coefficients) -> _Run
     factors = [jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(n), 1e-15)) for n in norms]
     clipped = [jax.tree.map(lambda g, f=f: g * f, net) for net, f in zip(networks, factors, strict=True)]
     direction, moments = optimiser().update(ravel_pytree(clipped)[0], run.moments)
-    change = -c.learning_rate * direction
-    weights = run.weights + change
+    weights = run.weights - c.learning_rate * direction
     # The agent's fields are flattened in the order they are declared: the critics lie before the temperature.
     critic = weights[-run.target.size - 1 : -1]
     after = [n * f for n, f in zip(norms, factors, strict=True)]
     return _Run(
         weights=weights, target=run.target + c.tau * (critic - run.target), moments=moments, parts=run.parts + parts,
         norms=run.norms + jnp.stack([jnp.concatenate(norms), jnp.concatenate(after)]),
-        smallest=jnp.minimum(run.smallest, jnp.linalg.norm(change)), updates=run.updates + 1,
+        smallest=jnp.minimum(run.smallest, c.learning_rate * jnp.linalg.norm(direction)), updates=run.updates + 1,
     )  # fmt: skip
 
 

@@ -7,29 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.act import move_mask, pace_of
+from gaelp.bidding.act import move_mask, pace_of, tilt_of
 from gaelp.bidding.landscape import Landscape
-from gaelp.bidding.observe import mark_decision, observe
-from gaelp.bidding.pacer import DayState, PacerParams, after_report, pacer_hash, solve, start_day
+from gaelp.bidding.observe import fits, mark_decision, observe
+from gaelp.bidding.pacer import DayState, PacerParams, after_report, bids, pacer_hash, solve, start_day
 from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
 from gaelp.core.schema import Schema
+from gaelp.market.hindsight import best_constant
 from gaelp.market.world import (
     HIDDEN,
+    ONE_ITEM,
+    Bank,
+    Kind,
     Posterior,
     Truth,
     World,
     auctions_bank,
-    constant_scores,
+    check_posterior,
     day_score,
     half_hour,
     hidden,
+    learning_share,
     pacer_scores,
     start_truth,
     worlds_of,
@@ -86,7 +91,7 @@ def _first(tree: Tree, n: int) -> Tree:
 
 def _decide_and_play(
     world: World, choose: Callable[..., tuple[jax.Array, jax.Array]], landscape: Landscape, params: PacerParams,
-    schema: Schema, bank: jax.Array, key: jax.Array, agents: int,
+    schema: Schema, bank: Bank, kind: Kind, key: jax.Array, agents: int,
 ) -> tuple[Steps, jax.Array, jax.Array, Truth, DayState]:  # fmt: skip
     """A day of B worlds; `choose(observation, key)` gives (move, log_prob) at each decision.
 
@@ -95,36 +100,37 @@ def _decide_and_play(
     terms, ticks = world.terms, schema.ticks_per_decision
     seen_world = _first(world, agents)
 
-    def tick(
-        carry: tuple[Truth, DayState, jax.Array], t: jax.Array
-    ) -> tuple[tuple[Truth, DayState, jax.Array], None]:
-        truth, state, pace = carry
-        log_bid = solve(state, landscape, terms, params, jnp).log_bid + pace
-        truth, report = half_hour(world, truth, state, log_bid, bank, t)
-        return (truth, after_report(state, report, landscape, terms, params, jnp), pace), None
-
-    def look(state: DayState) -> jax.Array:
+    def look(truth: Truth, state: DayState) -> jax.Array:
         mine, terms = _first(state, agents), seen_world.terms
         return observe(
-            mine, solve(mine, landscape, terms, params, jnp), landscape, terms, params, schema, jnp
-        )
+            mine, solve(mine, landscape, terms, params, jnp), landscape, terms, params, schema, jnp,
+            learning_share(_first(truth, agents)),
+        )  # fmt: skip
 
     def unseen_truth(truth: Truth, t: jax.Array) -> jax.Array:
         return hidden(seen_world, _first(truth, agents), landscape, t)
 
     def decision(carry: tuple[Truth, DayState], k: jax.Array) -> tuple[tuple[Truth, DayState], Steps]:
         truth, state = carry
-        seen, unseen = look(state), unseen_truth(truth, k * ticks)
+        seen, unseen = look(truth, state), unseen_truth(truth, k * ticks)
         move, log_prob = choose(seen, jax.random.fold_in(key, k))
-        pace = pace_of(move, schema, jnp)
+        pace, tilt = pace_of(move, schema, jnp), tilt_of(move, schema, jnp)
         state = mark_decision(state, pace, jnp)
-        (truth, state, _), _ = jax.lax.scan(tick, (truth, state, pace), k * ticks + jnp.arange(ticks))
-        return (truth, state), Steps(seen, unseen, move, pace, log_prob, day_score(truth, state, world))
+
+        def tick(carry: tuple[Truth, DayState], t: jax.Array) -> tuple[tuple[Truth, DayState], None]:
+            truth, state = carry
+            solution = solve(state, landscape, terms, params, jnp)
+            log_bid = bids(solution, pace, tilt, state, landscape, terms, params, jnp)
+            truth, report = half_hour(world, truth, state, log_bid, bank, t, kind)
+            return (truth, after_report(state, report, landscape, terms, params, jnp)), None
+
+        (truth, state), _ = jax.lax.scan(tick, (truth, state), k * ticks + jnp.arange(ticks))
+        return (truth, state), Steps(seen, unseen, move, pace, log_prob, day_score(truth, world))
 
     start = (start_truth(world), start_day(landscape, terms, jnp))
     (truth, state), steps = jax.lax.scan(decision, start, jnp.arange(schema.decisions_per_day))
     clamped = state._replace(tick=jnp.minimum(state.tick, 47))
-    return steps, look(clamped), unseen_truth(truth, jnp.int32(48)), truth, state
+    return steps, look(truth, clamped), unseen_truth(truth, jnp.int32(48)), truth, state
 
 
 class CampaignMarket:
@@ -137,8 +143,10 @@ class CampaignMarket:
 
     def __init__(
         self, *, posterior: Posterior, certified: Certified, schema: Schema, sample_move: SampleMove,
-        mode_move: ModeMove, phase: str,
+        mode_move: ModeMove, phase: str, kind: Kind = ONE_ITEM,
     ) -> None:  # fmt: skip
+        check_posterior(posterior, kind)
+        fits(schema, kind.items)
         self.posterior: Posterior = float32(posterior)
         self.certified = certified
         self.schema = schema
@@ -146,13 +154,14 @@ class CampaignMarket:
         self._landscape: Landscape = float32(certified.landscape)
         self._params: PacerParams = float32(certified.params)
         self._bank = auctions_bank()
-        self._mask = jnp.asarray(move_mask(schema, line_items=1))
+        self.kind = kind
+        self._mask = jnp.asarray(move_mask(schema, kind.items, kind.rules))
         self._sample, self._mode = sample_move, mode_move
         self._paired = jax.jit(self._paired_days)
         self._modes = jax.jit(self._mode_days)
         self._pacers = jax.jit(self._pacer_days)
         self._random = jax.jit(self._random_days)
-        self._constants = jax.jit(self._constant_days)
+        self._worlds = jax.jit(partial(worlds_of, kind=kind))
 
     # The compiled functions take what varies (posterior, landscape, parameters) as arguments, so that markets of one
     # shape share a compilation through the persistent cache.
@@ -162,7 +171,7 @@ class CampaignMarket:
 
     def _paired_days(self, policy: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
                      seeds: jax.Array, key: jax.Array, chunk: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
-        worlds = worlds_of(posterior, seeds)
+        worlds = worlds_of(posterior, seeds, self.kind)
         n = seeds.shape[0]
         both = jax.tree.map(lambda x: jnp.concatenate([x, x]), worlds)
         masks = self._masks(n)
@@ -174,7 +183,7 @@ class CampaignMarket:
             return jnp.concatenate([move, still]), jnp.concatenate([log_prob, jnp.zeros_like(log_prob)])
 
         steps, last, last_hidden, truth, state = _decide_and_play(
-            both, choose, landscape, params, self.schema, self._bank, key, n
+            both, choose, landscape, params, self.schema, self._bank, self.kind, key, n
         )
         scale = jnp.maximum(steps.score[-1, n:], SCALE_FLOOR)
         gain = (steps.score[:, :n] - steps.score[:, n:]) / scale
@@ -187,50 +196,63 @@ class CampaignMarket:
             "observation": whole(steps.observation, last), "hidden": whole(steps.hidden, last_hidden),
             "action": steps.move[:, :n].T, "executed": steps.pace[:, :n].T, "log_prob": steps.log_prob[:, :n].T,
             "reward": reward.T, "score": steps.score[-1, :n], "pacer_score": steps.score[-1, n:],
-            "spend": state.spent[:n], "impressions": state.impressions[:n], "clicks": state.clicks[:n],
-            "conversions": truth.conversions[:n],
+            "spend": truth.spent[:n], "impressions": state.impressions[:n].sum(-1),
+            "clicks": state.clicks[:n].sum(-1), "conversions": truth.conversions[:n].sum(-1),
+            "value": truth.units[:n],
         }  # fmt: skip
 
     def _mode_days(self, policy: object, posterior: Posterior, landscape: Landscape, params: PacerParams,
                    seeds: jax.Array) -> dict[str, jax.Array]:  # fmt: skip
-        worlds = worlds_of(posterior, seeds)
+        worlds = worlds_of(posterior, seeds, self.kind)
         masks = self._masks(seeds.shape[0])
 
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(0), seeds.shape[0]
+        *_, truth, _ = _decide_and_play(
+            worlds,
+            choose,
+            landscape,
+            params,
+            self.schema,
+            self._bank,
+            self.kind,
+            jax.random.key(0),
+            seeds.shape[0],
         )
         return {
-            "score": day_score(truth, state, worlds),
-            "spend": state.spent,
-            "conversions": truth.conversions,
+            "score": day_score(truth, worlds),
+            "spend": truth.spent,
+            "conversions": truth.conversions.sum(-1),
+            "cpa": truth.spent / jnp.maximum(truth.units, 1e-9),
         }
 
     def _random_days(
         self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
     ) -> jax.Array:
-        worlds = worlds_of(posterior, seeds)
+        worlds = worlds_of(posterior, seeds, self.kind)
         logits = jnp.where(self._masks(seeds.shape[0]), 0.0, -jnp.inf)
 
         def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
 
-        _, _, _, truth, state = _decide_and_play(
-            worlds, choose, landscape, params, self.schema, self._bank, jax.random.key(1), seeds.shape[0]
+        *_, truth, _ = _decide_and_play(
+            worlds,
+            choose,
+            landscape,
+            params,
+            self.schema,
+            self._bank,
+            self.kind,
+            jax.random.key(1),
+            seeds.shape[0],
         )
-        return day_score(truth, state, worlds)
+        return day_score(truth, worlds)
 
     def _pacer_days(
         self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
     ) -> jax.Array:
-        return pacer_scores(worlds_of(posterior, seeds), landscape, params, self._bank)
-
-    def _constant_days(
-        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
-    ) -> jax.Array:
-        return constant_scores(worlds_of(posterior, seeds), landscape, params, self._bank)
+        return pacer_scores(worlds_of(posterior, seeds, self.kind), landscape, params, self._bank, self.kind)
 
     def play(self, policy: object, seeds: np.ndarray, key: jax.Array, actor_hash: str) -> EpisodeBatch:
         """Training episodes of `policy`, sampled, one per seed; each `seeds` entry is a world.
@@ -273,7 +295,7 @@ class CampaignMarket:
             segment=np.zeros((b, t), np.int32),
             hidden=got["hidden"],
             spend=got["spend"],
-            value=got["conversions"],
+            value=got["value"],
             impressions=got["impressions"],
             clicks=got["clicks"],
             conversions=got["conversions"],
@@ -312,24 +334,10 @@ class CampaignMarket:
         return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
 
     def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
-        """Scores [n] of the best constant bid in hindsight, per world. Users carry exposure over, so it is no
-        bound: a policy that rests its users may beat it."""
-        return np.asarray(
-            self._constants(self.posterior, self._landscape, self._params, jnp.asarray(seeds))
-        ).max(axis=0)
+        """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is
+        no bound: a policy that rests its users may beat it."""
+        worlds = self._worlds(self.posterior, jnp.asarray(seeds))
+        return best_constant(worlds, self._landscape, self._bank, self.kind).score
 
 
-@jax.jit
-def score_pacers(
-    posterior: Posterior, landscape: Landscape, candidates: PacerParams, seeds: jax.Array
-) -> jax.Array:
-    """Scores [P,n] of P candidate parameter sets (leading axis of each field), the p-th on the worlds of seeds[p]."""
-    bank = auctions_bank()
-
-    def one(pair: tuple[PacerParams, jax.Array]) -> jax.Array:
-        return pacer_scores(worlds_of(posterior, pair[1]), landscape, pair[0], bank)
-
-    return jax.lax.map(one, (candidates, seeds))
-
-
-__all__ = ["HIDDEN", "CampaignMarket", "Certified", "score_pacers"]
+__all__ = ["HIDDEN", "CampaignMarket", "Certified"]

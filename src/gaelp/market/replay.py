@@ -23,10 +23,11 @@ from gaelp.logs.theta import HIGHEST_PRICE, ThetaAuctions
 
 # A block's prices sum to at most 2^60; an allowance clipped to 2^61 therefore outlasts any block.
 _BLOCK_AUCTIONS = 1 << 20
-_ENDLESS = 1 << 61
+ENDLESS = 1 << 61
 # Values are summed in units of 2^-1126: frexp's least exponent of a double, less the bits of its significand.
 _LEAST_EXPONENT, _SIGNIFICAND_BITS = -1073, 53
-_VALUE_BITS = _SIGNIFICAND_BITS - _LEAST_EXPONENT
+VALUE_UNITS = 1 << (_SIGNIFICAND_BITS - _LEAST_EXPONENT)
+"""So many units of value are 1."""
 
 
 class Policy(Protocol):
@@ -162,20 +163,20 @@ def replay(
     which needs the price sum first. Raises BadInput for no auctions, or when the log changed in between.
     """
     first_reading = _measured(open_log()) if options.budget_fraction is not None else None
-    budget = _budget(options, first_reading)
+    budget = budget_of_an_episode(options, first_reading.cost if first_reading is not None else None)
     # Prices are whole, so price <= left exactly when price <= floor(left): from here on money is integers.
     allowance = math.floor(budget)
-    length = _ENDLESS if options.episode_auctions is None else min(options.episode_auctions, _ENDLESS)
+    length = ENDLESS if options.episode_auctions is None else min(options.episode_auctions, ENDLESS)
 
-    auctions = impressions = clicks = cost = log_clicks = log_cost = value_units = 0
+    auctions = impressions = clicks = cost = log_clicks = log_cost = units = 0
     open_cost = 0  # paid so far by the episode that the last block left unfinished
     overspend = Fraction(0)
     for block in _blocks(open_log()):
         episode = (auctions % length + np.arange(len(block))) // length
-        left = np.full(int(episode[-1]) + 1, min(allowance, _ENDLESS))
-        left[0] = min(allowance - open_cost, _ENDLESS)
+        left = np.full(int(episode[-1]) + 1, min(allowance, ENDLESS))
+        left[0] = min(allowance - open_cost, ENDLESS)
 
-        reachable = np.flatnonzero(_reachable(block, policy, options))
+        reachable = np.flatnonzero(within_bid(block.price, policy.bids(block.value), options))
         won = reachable[affordable(block.price[reachable], episode[reachable], left)]
 
         paid = np.zeros(len(left), np.int64)
@@ -189,7 +190,7 @@ def replay(
         impressions += len(won)
         clicks += int(block.click[won].sum())
         cost += int(paid.sum())
-        value_units += _value_units(block.value[won])
+        units += value_units(block.value[won])
         log_clicks += int(block.click.sum())
         log_cost += int(block.price.sum())
     overspend += max(open_cost - budget, Fraction(0))
@@ -206,7 +207,7 @@ def replay(
         impressions=impressions,
         clicks=clicks,
         cost=cost,
-        value=value_units / (1 << _VALUE_BITS),
+        value=units / VALUE_UNITS,
         overspend=overspend,
         episodes=-(-auctions // length),
         budget=budget,
@@ -264,15 +265,16 @@ def _power_of_two_within(amount: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(amount > 0, np.int64(1) << np.maximum(exponent - 1, 0).astype(np.int64), 0)
 
 
-def _reachable(block: ThetaAuctions, policy: Policy, options: ReplayOptions) -> NDArray[np.bool_]:
+def within_bid(
+    price: NDArray[np.int64], bid: NDArray[np.float64], options: ReplayOptions
+) -> NDArray[np.bool_]:
     """Which auctions the bid would win with an endless budget: min(a, b) >= p just when a >= p and b >= p."""
-    bid = policy.bids(block.value)
     if options.bid_grid is BidGrid.INTEGER:
         bid = np.floor(bid)
-    reachable = block.price <= bid
+    within = price <= bid
     if options.max_bid is not None:
-        reachable &= block.price <= min(math.floor(options.max_bid), HIGHEST_PRICE)
-    return reachable
+        within &= price <= min(math.floor(options.max_bid), HIGHEST_PRICE)
+    return within
 
 
 def _blocks(chunks: Iterable[ThetaAuctions]) -> Iterator[ThetaAuctions]:
@@ -296,15 +298,17 @@ def _measured(chunks: Iterable[ThetaAuctions]) -> _Measure:
     return _Measure(auctions, cost)
 
 
-def _budget(options: ReplayOptions, first_reading: _Measure | None) -> Fraction:
-    if options.budget_fraction is not None and first_reading is not None:
-        return options.budget_fraction * first_reading.cost
+def budget_of_an_episode(options: ReplayOptions, log_cost: int | None) -> Fraction:
+    """The budget that `options` name; log_cost: the whole log's price sum, wanted by a budget fraction alone."""
+    if options.budget_fraction is not None:
+        assert log_cost is not None, "a budget fraction is a share of the log's price sum"
+        return options.budget_fraction * log_cost
     budget = options.episode_budget if options.episode_budget is not None else options.budget
     assert budget is not None, "ReplayOptions holds one form of budget"
     return Fraction(budget)
 
 
-def _value_units(value: NDArray[np.float64]) -> int:
+def value_units(value: NDArray[np.float64]) -> int:
     """The exact sum of `value` in units of 2^-1126, so that adding block after block rounds nothing."""
     if not len(value):
         return 0

@@ -18,16 +18,20 @@ from gaelp.bidding.pacer import DEFAULT_PARAMS
 from gaelp.core.errors import BadInput
 from gaelp.core.money import MICROS
 from gaelp.core.schema import TICKS_PER_DAY
+from gaelp.core.verdict import Ruling, Verdict
 from gaelp.logs.canonical import History, export_history, import_history
 from gaelp.market.baselines import tune_pacer
 from gaelp.market.calibrate import Fit, calibrate
 from gaelp.market.campaign import Certified
-from gaelp.orchestration.gather import history_tables, hours_of
+from gaelp.market.history_fidelity import history_fidelity
+from gaelp.market.hours import Hours, hours_of
+from gaelp.orchestration.gather import history_tables
 from gaelp.orchestration.live import FixedChances, LiveMarket, Pacing, PlayedDay, Slot, settled_conversions
 from gaelp.orchestration.opening import Fitted, pacer_params, reread_certified
 from gaelp.orchestration.run import OWNER_PREFIX, Run
 from gaelp.platforms.platform import CampaignState, SettledRow
 from gaelp.platforms.sandbox.client import SandboxPlatform
+from gaelp.safety.gates import history_fidelity_gate
 
 SETTLE_DAYS = 3
 """A day's conversions are final once the clock stands this many days later."""
@@ -48,6 +52,8 @@ class Prepared:
     incumbent: FixedChances
     owner: tuple[Slot, ...]
     next_day: int
+    fidelity: Verdict
+    """How the worlds of the training days stand beside the selection days."""
 
     @property
     def certified(self) -> Certified:
@@ -112,8 +118,10 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
     )
     low, high = (x / MICROS for x in (run.config.simulation.budget_low, run.config.simulation.budget_high))
     run.progress.advance("fit worlds, retune the pacer", 0, 1, "")
-    training = calibrate(hours_of(history, training_days), low, high)
-    selection = calibrate(hours_of(history, selection_days), low, high)
+    training_hours, selection_hours = (hours_of(history, days) for days in (training_days, selection_days))
+    training = calibrate(training_hours, low, high)
+    selection = calibrate(selection_hours, low, high)
+    fidelity = _fidelity(run, training, training_hours, selection_hours)
     retuned = _retuned(run, training, selection)
     run.progress.advance("fit worlds, retune the pacer", 1, 1, f"fatigue {training.fatigue.estimate:.2f}")
     return Prepared(
@@ -125,6 +133,7 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
         incumbent,
         owner,
         first + plan.days + SETTLE_DAYS,
+        fidelity,
     )
 
 
@@ -244,6 +253,25 @@ def _exported(run: Run, platform: SandboxPlatform, market: LiveMarket, days: lis
     return import_history(folder)
 
 
+def _fidelity(run: Run, fit: Fit, fitted: Hours, held_out: Hours) -> Verdict:
+    """What the selection days say of worlds fitted on the training days; an event, read back when it is there."""
+    told = run.found("fidelity")
+    if not told:
+        found = history_fidelity(fit, fitted, held_out, np.random.default_rng(run.config.seed))
+        verdict = history_fidelity_gate(found)
+        run.append(
+            "fidelity",
+            {
+                "verdict": verdict.ruling.name, "rule": verdict.rule, "reason": verdict.reason,
+                "surprise": found.surprise, "fitted_days": found.fitted_days, "held_out_days": found.held_out_days,
+                "conversions": found.conversions,
+                "lines": [asdict(line) | {"within": line.within} for line in found.lines],
+            },
+        )  # fmt: skip
+        return verdict
+    return Verdict(Ruling[str(told[0]["verdict"])], str(told[0]["rule"]), str(told[0]["reason"]))
+
+
 def _retuned(run: Run, training: Fit, selection: Fit) -> Certified:
     told = run.found("worlds_fitted")
     if told:
@@ -272,7 +300,6 @@ def _told(fit: Fit) -> dict[str, object]:
             "fatigue_se",
             "price_day_sd",
             "volume",
-            "arrival",
         )
     }
     return {
@@ -320,5 +347,8 @@ def _rough_landscape(campaigns: list[dict[str, int]]) -> Landscape:
         traffic=flat,
         price_hour=0.0 * flat,
         price_day_sd=0.3 * one,
-        arrival=0.1 * one,
+        order_value=one,
+        slot_gap=0.0 * one,
+        delay_share=np.tile([1.0, 0.0], (n, 1)),
+        delay_rate=np.full((n, 2), 0.1),
     )

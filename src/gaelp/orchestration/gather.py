@@ -15,7 +15,6 @@ from gaelp.core.money import MICROS
 from gaelp.core.schema import TICKS_PER_DAY, Schema
 from gaelp.evidence.sequences import betting_interval
 from gaelp.logs.canonical import History, cube
-from gaelp.market.calibrate import Hours
 from gaelp.orchestration.live import PlayedDay, Slot, episodes_of
 
 
@@ -91,20 +90,6 @@ def history_tables(
         "budget_micros",
     ]
     return History(pl.concat(hours).select(columns), pl.concat(decisions))
-
-
-def hours_of(history: History, days: NDArray[np.int64]) -> Hours:
-    """The calibration arrays of some days."""
-
-    def column(name: str) -> NDArray[np.float64]:
-        return cube(history.hours, name, days, "tick", TICKS_PER_DAY)
-
-    return Hours(
-        log_bid=np.log(column("bid_micros") / MICROS), eligible=column("eligible"), impressions=column("impressions"),
-        clicks=column("clicks"), cost=column("cost_micros") / MICROS, conversions=column("conversions"),
-        arrived=column("arrived"), move=column("move"), target_cpa=column("target_cpa_micros")[:, 0, 0] / MICROS,
-        weekday=days % 7,
-    )  # fmt: skip
 
 
 def logged_episodes(

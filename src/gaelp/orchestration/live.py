@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gaelp.bidding.act import move_mask, pace_of
+from gaelp.bidding.act import move_mask, pace_of, tilt_of
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.observe import mark_decision, observe
 from gaelp.bidding.pacer import (
@@ -23,6 +23,7 @@ from gaelp.bidding.pacer import (
     Report,
     Terms,
     after_report,
+    bids,
     dual_log_bid,
     score,
     solve,
@@ -221,10 +222,13 @@ class LiveMarket:
         decisions = schema.decisions_per_day
         item = np.array([slot.item for slot in slots])
         terms = Terms(
-            item=item,
+            item=item[:, None],
             budget=np.array([slot.budget_micros / MICROS for slot in slots]),
             target_cpa=np.array([slot.target_cpa_micros / MICROS for slot in slots]),
             weekday=np.full(n, day % 7),
+            by_value=np.zeros(n),
+            profit=np.zeros(n),
+            carried=np.zeros((n, 1)),
         )
         arms = np.array([slot.arm for slot in slots])
         uniform = np.random.Generator(np.random.Philox(key=[self.seed, (stream << 32) + day])).random(
@@ -239,7 +243,7 @@ class LiveMarket:
         micros = [slot.budget_micros for slot in slots]
         refusals: list[str] = []
         tripped: Verdict | None = None
-        pace = np.zeros(n)
+        pace = tilt = np.zeros(n)
         last_bids: dict[str, int] = {}
         for tick in range(TICKS_PER_DAY):
             stop = self.halted()
@@ -257,6 +261,7 @@ class LiveMarket:
                     chosen = choosers[arm].choose(seen[rows], masks[rows], uniform[decision][rows])
                     move[rows], log_prob[rows] = chosen.move, chosen.log_prob
                 pace = np.asarray(pace_of(move, schema, np), np.float64)
+                tilt = np.asarray(tilt_of(move, schema, np), np.float64)
                 proposed = (
                     np.full(n, -1, np.int32)
                     if shadow is None
@@ -281,8 +286,12 @@ class LiveMarket:
                     if ruling.ruling is FAIL:
                         tripped = ruling
                         self.platform.pause([slot.campaign for slot in slots])
-            base = dual_log_bid(state, pacing.landscape, terms, np) if pacing.dual else solution.log_bid
-            bids, refused = self._guarded(slots, base + pace, last_bids)
+            wished = (
+                dual_log_bid(state, pacing.landscape, terms, np) + pace[:, None]
+                if pacing.dual
+                else bids(solution, pace, tilt, state, pacing.landscape, terms, pacing.params, np)
+            )
+            micros_of, refused = self._guarded(slots, wished[:, 0], last_bids)
             refusals += [f"tick {tick}: {why}" for why in refused.values()]
             account = self.platform.account() if tick == 0 else None
             if account is not None and account.day > day:
@@ -291,24 +300,24 @@ class LiveMarket:
             elif account is not None:
                 already = account.tick if account.day == day else 0
             if tick >= already:
-                self.platform.edit_bids(bids)
+                self.platform.edit_bids(micros_of)
                 self.platform.step(day, tick)
             # Only what passed is a last bid: the micro that stands in for none must not bound what follows.
-            last_bids |= {campaign: bid for campaign, bid in bids.items() if campaign not in refused}
+            last_bids |= {campaign: bid for campaign, bid in micros_of.items() if campaign not in refused}
             rows = self._rows(slots, day, tick)
             report = Report(
-                log_bid=np.log(np.array([row.bid_micros for row in rows]) / MICROS),
-                eligible=np.array([row.eligible for row in rows], float),
-                impressions=np.array([row.impressions for row in rows], float),
-                clicks=np.array([row.clicks for row in rows], float),
-                cost=np.array([row.cost_micros for row in rows]) / MICROS,
-                conversions_so_far=np.array([row.conversions_so_far for row in rows], float),
+                log_bid=np.log(np.array([[row.bid_micros] for row in rows]) / MICROS),
+                eligible=np.array([[row.eligible] for row in rows], float),
+                impressions=np.array([[row.impressions] for row in rows], float),
+                clicks=np.array([[row.clicks] for row in rows], float),
+                cost=np.array([[row.cost_micros] for row in rows]) / MICROS,
+                conversions_so_far=np.array([[row.conversions_so_far] for row in rows], float),
             )
             state = after_report(state, report, pacing.landscape, terms, pacing.params, np)
             for name in ("log_bid", "eligible", "impressions", "clicks"):
-                kept[name].append(getattr(report, name))
+                kept[name].append(getattr(report, name)[:, 0])
             kept["cost_micros"].append(np.array([row.cost_micros for row in rows], np.int64))
-            kept["arrived"].append(report.conversions_so_far)
+            kept["arrived"].append(report.conversions_so_far[:, 0])
         kept["observation"].append(self._final(state, pacing, terms))
         stacked = {
             name: values[0] if name == "scale" else np.stack(values, axis=1) for name, values in kept.items()

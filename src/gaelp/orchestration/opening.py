@@ -27,8 +27,8 @@ from gaelp.learn.verify import shuffle_rewards
 from gaelp.logs.canonical import import_history
 from gaelp.market.calibrate import Fit, calibrate
 from gaelp.market.campaign import HIDDEN, CampaignMarket, Certified
+from gaelp.market.hours import hours_of
 from gaelp.market.world import Posterior
-from gaelp.orchestration.gather import hours_of
 from gaelp.orchestration.judging import TRAINING_SEEDS, JudgingWorlds
 from gaelp.orchestration.phases import PHASE_NAMES, SIMULATION
 from gaelp.orchestration.run import Run

@@ -126,9 +126,10 @@ class TrainingOrchestrator:
             self._commit(events, phase, checkpoint=True)
             done = upto
             self.run.progress.advance("simulation", done, calls, f"{done} training calls")
-        return simulation_gate(
-            await self._decide(phase, Verdict(PASS, "certification", "nothing to certify before history."))
+        learning = await self._decide(
+            phase, Verdict(PASS, "certification", "nothing to certify before history.")
         )
+        return simulation_gate(learning, self.prepared.fidelity)
 
     async def historical(self, phase: Phase) -> Verdict:
         """Train once on the logged training days, anchored to the actor; judge on the certification days."""

@@ -48,7 +48,7 @@ def phases_of(config: JourneyConfig) -> tuple[Phase, ...]:
             config.simulation,
             "worlds fitted on training days",
             "worlds fitted on selection days",
-            ("simulation_gate", "promotion_gate"),
+            ("fidelity_gate", "simulation_gate", "promotion_gate"),
             (),
         ),
         phase(

@@ -114,9 +114,23 @@ def bars(rows: Sequence[Bar], *, form: Form) -> Markup:
 
 def intervals(rows: Sequence[Interval], *, form: Form) -> Markup:
     """Points with intervals on one scale that holds 0; a tick marks the bound that the interval must exceed."""
-    step, left, right = 30.0, 110.0, 70.0
+    left, right = 110.0, WIDTH - 70.0
+    return _interval_rows(
+        rows, form, left, _Axis.around([v for r in rows for v in (r.low, r.high, r.bound, 0.0)], left, right)
+    )
+
+
+def rungs(rows: Sequence[Interval], *, form: Form) -> Markup:
+    """Points with intervals and long names, on one scale around them; a tick marks what they are held against."""
+    left, right = 210.0, WIDTH - 70.0
+    shown = [v for r in rows for v in (r.low, r.high, r.bound)]
+    room = (max(shown) - min(shown)) * 0.06
+    return _interval_rows(rows, form, left, _Axis(min(shown) - room, max(shown) + room, left, right))
+
+
+def _interval_rows(rows: Sequence[Interval], form: Form, left: float, x: _Axis) -> Markup:
+    step = 30.0
     height = step * len(rows) + 30
-    x = _Axis.around([v for r in rows for v in (r.low, r.high, r.bound, 0.0)], left, WIDTH - right)
     parts = []
     for tick in x.ticks():
         style = "zero" if tick == 0 else "grid"

@@ -218,6 +218,30 @@ class Fatigue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityRow:
+    """One figure of the held-out days beside what the fitted worlds say of it, with their 90 % interval."""
+
+    name: str
+    fitted: float
+    low: float
+    high: float
+    held_out: float
+    within: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedWorlds:
+    """How the worlds of the training days stand beside the selection days, and what the gate ruled."""
+
+    seq: int
+    ruling: str
+    reason: str
+    fitted_days: int
+    held_out_days: int
+    rows: tuple[FidelityRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What was exported for the fit, and the hashes of the pacers made from it."""
 
@@ -283,6 +307,7 @@ class Summary:
     rolled_back: tuple[Ruling, ...]
     history: History | None
     fatigue: tuple[Fatigue, ...]
+    fidelity: FittedWorlds | None
     amounts: Amounts
     grants: tuple[Grant, ...]
     breach_seqs: tuple[int, ...]

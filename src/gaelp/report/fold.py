@@ -15,6 +15,8 @@ from gaelp.report.facts import (
     Comparison,
     Ending,
     Fatigue,
+    FidelityRow,
+    FittedWorlds,
     Grant,
     History,
     Judgement,
@@ -64,6 +66,7 @@ class Draft:
     retuned_hash: str | None = None
     history: History | None = None
     fatigue: list[Fatigue] = field(default_factory=list)
+    fidelity: FittedWorlds | None = None
     money: dict[str, Amounts] = field(default_factory=dict)
     grants: list[Grant] = field(default_factory=list)
     breach_seqs: list[int] = field(default_factory=list)
@@ -97,6 +100,8 @@ class Draft:
                     self.fatigue.append(
                         _fatigue(seq, f"{name} days", fit.whole("days"), fit.inner("fatigue"))
                     )
+            case "fidelity":
+                self.fidelity = _fidelity(seq, told)
             case "phase_began":
                 self.began.append(told)
                 self.began_seq[told.text("name")] = seq
@@ -314,7 +319,7 @@ def summary_of(
         learning=draft.learning(), pacer_hash=draft.pacer_hash, retuned_hash=draft.retuned_hash, phases=draft.phases(),
         calls=tuple(draft.calls), judgements=tuple(draft.judgements), promotions=tuple(draft.promotions),
         rulings=tuple(draft.rulings), rolled_back=tuple(draft.rolled_back), history=draft.history,
-        fatigue=tuple(draft.fatigue), amounts=total,
+        fatigue=tuple(draft.fatigue), fidelity=draft.fidelity, amounts=total,
         grants=tuple(draft.grants), breach_seqs=tuple(draft.breach_seqs), ledger_days=tuple(draft.ledger_days.values()),
         owner_days=tuple(draft.owner_days.values()), live_days=tuple(draft.live_days.values()),
         comparisons=tuple(draft.comparisons), settled_spend_micros=draft.settled_spend_micros, ending=draft.ending,
@@ -329,6 +334,20 @@ def _more(amounts: Amounts, kind: str, micros: int) -> Amounts:
 def _fatigue(seq: int, fitted_on: str, days: int, told: Fields) -> Fatigue:
     numbers = {name: told.number(name) for name in ("estimate", "low", "high")}
     return Fatigue(seq=seq, fitted_on=fitted_on, days=days, **numbers)
+
+
+def _fidelity(seq: int, told: Fields) -> FittedWorlds:
+    rows = tuple(
+        FidelityRow(
+            name=line.text("name"), within=line.yes("within"),
+            **{name: line.number(name) for name in ("fitted", "low", "high", "held_out")},
+        )
+        for line in told.inners("lines")
+    )  # fmt: skip
+    return FittedWorlds(
+        seq=seq, ruling=told.text("verdict"), reason=told.text("reason"), fitted_days=told.whole("fitted_days"),
+        held_out_days=told.whole("held_out_days"), rows=rows,
+    )  # fmt: skip
 
 
 def _judgement(seq: int, told: Fields) -> Judgement:

@@ -10,7 +10,7 @@ from gaelp.report.reading import Fields
 from gaelp.store.log import Event
 from gaelp.store.store import Store
 
-_PREPARING = ("pacer_certified", "history_exported", "worlds_fitted")
+_PREPARING = ("pacer_certified", "history_exported", "fidelity", "worlds_fitted")
 _TRAINING = ("played", "trained", "batch_refused", "judged", "certified", "checkpoint")
 _TOLD_SHORTLY = (
     *_PREPARING, "phase_began", "phase_ended", "day_played", "checkpoint", "reserved", "authorisation_wanted",

@@ -6,7 +6,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
 from gaelp.core.money import MICROS
-from gaelp.report.facts import Amounts, ArmsCompared, Summary, in_order
+from gaelp.report.facts import Amounts, ArmsCompared, FittedWorlds, Summary, in_order
 from gaelp.report.fold import fold, summary_of
 from gaelp.report.reading import Fields
 from gaelp.report.status import approve_command, grant_command, status
@@ -86,6 +86,8 @@ def lines(summary: Summary) -> tuple[str, ...]:
             f"Share of the price-taker reference (users carry exposure over it, so it is no bound), {judged.worlds} "
             f"judging worlds: {shares}. The agent scored below the pacer in {judged.worlds_lost:.1%} of them."
         )
+    if summary.fidelity is not None:
+        told.append(fidelity_sentence(summary.fidelity))
     told += [arms_sentence(compared) for compared in summary.comparisons]
     told += doubts(summary)
     told.append(refused_sentence(summary))
@@ -104,6 +106,15 @@ def bill_sentence(summary: Summary) -> str:
     bill = f"the platform bills {units(summary.platform_bill_micros)}"
     equal = "equal to the books to the micro" if gap == 0 else f"{gap:+} micros off the books"
     return f"{bill}, {equal}; overspent {units(summary.overspend_micros)}."
+
+
+def fidelity_sentence(fidelity: FittedWorlds) -> str:
+    """How many figures of the held-out days the fitted worlds foresaw, and what the gate ruled."""
+    inside = sum(row.within for row in fidelity.rows)
+    return (
+        f"Worlds beside {fidelity.held_out_days} later days: {inside} of {len(fidelity.rows)} figures inside their "
+        f"90 % interval. {fidelity.ruling}: {fidelity.reason}"
+    )
 
 
 def arms_sentence(compared: ArmsCompared) -> str:

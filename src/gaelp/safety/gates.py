@@ -47,9 +47,111 @@ class PlaceboResult(Protocol):
     def exact(self) -> bool: ...
 
 
-def simulation_gate(learning: Ruled) -> Verdict:
-    """simulation -> historical: the agent learned, in worlds it was not trained in."""
-    return Verdict(learning.ruling, "simulation_gate", f"learning verification: {learning.reason}")
+class HistoryFidelityResult(Protocol):
+    """Worlds fitted to hourly reports, held against later days of the account."""
+
+    @property
+    def surprise(self) -> float: ...
+    @property
+    def held_out_days(self) -> int: ...
+    @property
+    def conversions(self) -> int: ...
+
+
+FEWEST_HELD_OUT_DAYS, FEWEST_CONVERSIONS = 4, 100
+"""With fewer the figures of held-out days stray by a tenth and more by chance alone."""
+STRANGE, UNUSUAL = 0.01, 0.1
+"""Held-out days rarer than this in the fitted worlds: refused; not yet believed."""
+
+
+def history_fidelity_gate(fidelity: HistoryFidelityResult) -> Verdict:
+    """fit -> simulation: do later days look like days of the fitted worlds, at the bids that were played?
+
+    FAIL where the worlds hold nothing like them (a sound fit is so refused once in 100 logs), WAIT where they are
+    unusual or too few.
+    """
+    rule = "fidelity_gate"
+    evidence: dict[str, object] = {
+        "surprise": fidelity.surprise, "held_out_days": fidelity.held_out_days, "conversions": fidelity.conversions,
+    }  # fmt: skip
+    if fidelity.held_out_days < FEWEST_HELD_OUT_DAYS or fidelity.conversions < FEWEST_CONVERSIONS:
+        reason = (
+            f"{fidelity.held_out_days} held-out days with {fidelity.conversions} conversions; {FEWEST_HELD_OUT_DAYS} "
+            f"days with {FEWEST_CONVERSIONS} are needed."
+        )
+        return Verdict(WAIT, rule, reason, evidence)
+    share = f"{fidelity.surprise:.1%} of the fitted worlds' days"
+    reason = f"{share} stray as far from their prediction as the held-out days do"
+    if fidelity.surprise < UNUSUAL:
+        ruling = FAIL if fidelity.surprise < STRANGE else WAIT
+        return Verdict(ruling, rule, f"only {reason}; at least {UNUSUAL:.0%} expected.", evidence)
+    return Verdict(PASS, rule, f"{reason}.", evidence)
+
+
+class FidelityResult(Protocol):
+    """Fitted worlds held against a later part of their log."""
+
+    @property
+    def ks(self) -> float: ...
+    @property
+    def ks_reference(self) -> float: ...
+    @property
+    def surprise(self) -> float: ...
+    @property
+    def fitted_won(self) -> int: ...
+    @property
+    def held_out_won(self) -> int: ...
+
+
+KS_MARGIN = 0.02
+"""A fitted win-rate curve may be so much farther from the held-out part than the fitted part's own curve."""
+FEWEST_WON = 1000
+"""Two empirical curves of so many prices each differ by up to 0.06 by chance alone; of fewer, by more."""
+
+
+def fidelity_gate(fidelity: FidelityResult) -> Verdict:
+    """calibration -> simulation: do the fitted worlds show what a later part of the log shows?
+
+    FAIL where the fit bends what its own part of the log shows, or where its worlds hold nothing like the later part
+    (a sound fit is so refused once in 100 logs); WAIT where too little was won, or the later part is unusual.
+    """
+    rule = "fidelity_gate"
+    evidence: dict[str, object] = {
+        "ks": fidelity.ks,
+        "ks_reference": fidelity.ks_reference,
+        "ks_margin": KS_MARGIN,
+        "surprise": fidelity.surprise,
+        "fitted_won": fidelity.fitted_won,
+        "held_out_won": fidelity.held_out_won,
+    }
+    if min(fidelity.fitted_won, fidelity.held_out_won) < FEWEST_WON:
+        reason = (
+            f"{fidelity.fitted_won} auctions were won in the fitted part and {fidelity.held_out_won} in the held-out "
+            f"part; {FEWEST_WON} in each are needed."
+        )
+        return Verdict(WAIT, rule, reason, evidence)
+    distance = f"{fidelity.ks:.3f}, the log's own curve {fidelity.ks_reference:.3f} (+ {KS_MARGIN} allowed)"
+    if fidelity.ks > fidelity.ks_reference + KS_MARGIN:
+        return Verdict(FAIL, rule, f"the fitted win-rate curve is off by {distance}.", evidence)
+    if fidelity.surprise < UNUSUAL:
+        reason = (
+            f"only {fidelity.surprise:.1%} of the fitted worlds stray as far as the held-out part does; "
+            f"at least {UNUSUAL:.0%} expected. A longer log tells more of its drift."
+        )
+        return Verdict(FAIL if fidelity.surprise < STRANGE else WAIT, rule, reason, evidence)
+    return Verdict(PASS, rule, f"the fitted win-rate curve is off by {distance}.", evidence)
+
+
+def simulation_gate(learning: Ruled, fidelity: Ruled) -> Verdict:
+    """simulation -> historical: the agent learned, in worlds it was not trained in, and the worlds are like the
+    account."""
+    rule = "simulation_gate"
+    evidence: dict[str, object] = {"learning": learning.ruling.name, "fidelity": fidelity.ruling.name}
+    if fidelity.ruling is FAIL:
+        return Verdict(FAIL, rule, f"the worlds are not like the account: {fidelity.reason}", evidence)
+    if learning.ruling is PASS and fidelity.ruling is WAIT:
+        return Verdict(WAIT, rule, f"the agent learned; fidelity of its worlds: {fidelity.reason}", evidence)
+    return Verdict(learning.ruling, rule, f"learning verification: {learning.reason}", evidence)
 
 
 def historical_gate(
