@@ -23,6 +23,9 @@ TYPICAL_BID = 1_000
 BUDGET = 0.9
 """The typical budget, of what its owner would spend if nobody's money ended; its log has standard deviation 0.5."""
 
+OUR_DAYS, NUMPY_DAYS = 20, 5
+"""Days in one timed turn: about half a second of each, so that a neighbour on the core costs both alike."""
+
 ITEMS, SAMPLES = 64, 64
 CELLS = ITEMS * HALF_HOURS
 BANK = 4096
@@ -58,8 +61,8 @@ def auctions(repetitions: int) -> Timed:
     left = (BUDGET * rng.lognormal(0.0, 0.5, BIDDERS) * unlimited).astype(np.int32)
     impressions = HALF_HOURS * PER_HALF_HOUR
     works: dict[str, Work] = {
-        "ours": lambda: _done(ours(left), impressions),
-        "numpy": lambda: _done(theirs(left), impressions),
+        "ours": lambda: _done([ours(left)[1] for _ in range(OUR_DAYS)], OUR_DAYS * impressions),
+        "numpy": lambda: _done([theirs(left)[1] for _ in range(NUMPY_DAYS)], NUMPY_DAYS * impressions),
     }
     turns = take_turns(works, repetitions)
     (mine, purse), (other, other_purse) = ours(left), theirs(left)
