@@ -139,8 +139,8 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, m
     log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum(1) - 0.5 * (
         precision * (theta - centre) ** 2
     ).sum(1)
-    # Memories are compared by the best fit at each, all with as many numbers. An integral over the strengths would favour,
-    # to the power of the line items, the memory at which a strength is told least.
+    # Memories are compared by the best fit at each, all with as many numbers. An integral over the strengths would
+    # favour, to the power of the line items, the memory at which a strength is told least.
     return _Mode(float(log_p.sum()), theta, np.linalg.inv(information))
 
 
