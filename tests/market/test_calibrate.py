@@ -123,9 +123,6 @@ def test_more_days_make_the_interval_narrower():
     assert long.high - long.low < 0.6 * (short.high - short.low)
 
 
-@pytest.mark.xfail(
-    reason="awareness, fitted beside them, draws the strengths of tiring together: their deviation is 0.07, above 0.1 expected"
-)
 def test_a_line_items_own_strength_is_kept_where_they_differ_and_pooled_where_they_do_not():
     spread = fitted(Planted(items=8, days=56, fatigue=0.3, fatigue_spread=0.8), 7).posterior.fatigue
     alike = fitted(Planted(items=8, days=56, fatigue=0.3), 7).posterior.fatigue

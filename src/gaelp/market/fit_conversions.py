@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import truncnorm
 
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
@@ -28,7 +29,7 @@ FATIGUE = Prior(mean=0.2, sd=0.4, least=0.0)
 exposure:
 one prior for all memories would favour those at which every line item's strength is told least."""
 PLAIN_MEMORY = 0.9
-AWARENESS = Prior(mean=0.1, sd=0.2, least=0.0)
+AWARENESS = Prior(mean=0.0, sd=0.12, least=0.0)
 CARRIED_SD = 0.3
 """Share of a day's exposure that still tires at the next midnight: half-normal with this deviation."""
 LOG_RATE = Prior(mean=float(np.log(0.05)), sd=1.5)
@@ -79,8 +80,10 @@ def fit_conversions(hours: Hours, volume: Array, matured: Array) -> Conversions:
     weight = np.exp(np.array([fit.evidence for fit in fits]) - max(fit.evidence for fit in fits))
     weight = weight / weight.sum()
     grid = weight.reshape(len(MEMORIES), len(AWARE_MEMORIES))
-    pools = [pool(fit.theta[:, 1], np.sqrt(fit.covariance[:, 1, 1])) for fit in fits]
     awares = [pool(fit.theta[:, 2], np.sqrt(fit.covariance[:, 2, 2])) for fit in fits]
+    interest, interest_sd = _above_zero(*_mixed(weight, [p.mean for p in awares], [p.sd for p in awares]))
+    fits = [_given_awareness(fit, interest, interest_sd) for fit in fits]
+    pools = [pool(fit.theta[:, 1], np.sqrt(fit.covariance[:, 1, 1])) for fit in fits]
     log_rate, log_rate_sd = _mixed(
         weight, [fit.theta[:, 0] for fit in fits], [np.sqrt(fit.covariance[:, 0, 0]) for fit in fits]
     )
@@ -88,7 +91,6 @@ def fit_conversions(hours: Hours, volume: Array, matured: Array) -> Conversions:
     common, common_sd = _mixed(
         weight, [np.array([p.common]) for p in pools], [np.array([p.common_se]) for p in pools]
     )
-    interest, interest_sd = _mixed(weight, [p.mean for p in awares], [p.sd for p in awares])
     share = _carried(fits, weight)
     days_sd = np.log(np.maximum(before, 1e-6)).std(1)
     return Conversions(
@@ -137,8 +139,27 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, m
     log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum(1) - 0.5 * (
         precision * (theta - centre) ** 2
     ).sum(1)
-    covariance = np.linalg.inv(information)
-    return _Mode(float((log_p + 0.5 * np.linalg.slogdet(covariance)[1]).sum()), theta, covariance)
+    # Memories are compared by the best fit at each, all with as many numbers. An integral over the strengths would
+    # favour, to the power of the line items, the memory at which a strength is told least.
+    return _Mode(float(log_p.sum()), theta, np.linalg.inv(information))
+
+
+def _above_zero(mean: Array, sd: Array) -> tuple[Array, Array]:
+    """Mean and deviation of a normal that is known not to be negative."""
+    cut = truncnorm(-mean / sd, np.inf, loc=mean, scale=sd)
+    return cut.mean(), cut.std()
+
+
+def _given_awareness(fit: _Mode, interest: Array, interest_sd: Array) -> _Mode:
+    """The same mode where awareness is what the account says of it: what was told together moves together.
+
+    A rate and a tiring that were fitted beside a negative awareness would, beside one of 0, promise too much.
+    """
+    tied = fit.covariance[:, :, 2] / fit.covariance[:, 2, 2, None]
+    theta = fit.theta + tied * (interest - fit.theta[:, 2])[:, None]
+    both = tied[:, :, None] * tied[:, None]
+    less = (fit.covariance[:, 2, 2] - interest_sd**2)[:, None, None]
+    return _Mode(fit.evidence, theta, fit.covariance - less * both)
 
 
 def _mixed(weight: Array, means: list[Array], sds: list[Array]) -> tuple[Array, Array]:
@@ -171,11 +192,13 @@ def _carried(fits: list[_Mode], weight: Array) -> Marginal:
     for part, w in zip(parts, weight, strict=True):
         total = total + w * np.exp(part - max(float(x.max()) for x in parts))
     p = total * np.exp(-0.5 * (_SHARES / CARRIED_SD) ** 2)
-    p[0] *= 0.5
+    density = p / p.sum()
+    p = density * np.where(_SHARES == 0.0, 0.5, 1.0)
     p = p / p.sum()
     mean = float(p @ _SHARES)
     # The shortest interval, so that 0 can lie in it.
-    chosen = np.argsort(-p, kind="stable")[: int(np.searchsorted(np.cumsum(np.sort(p)[::-1]), 0.9)) + 1]
+    order = np.argsort(-density, kind="stable")
+    chosen = order[: int(np.searchsorted(np.cumsum(p[order]), 0.9)) + 1]
     return Marginal(
         mean=np.array([mean]), sd=np.array([np.sqrt(p @ (_SHARES - mean) ** 2)]),
         low=np.array([min(_SHARES[chosen].min(), mean)]), high=np.array([max(_SHARES[chosen].max(), mean)]),
