@@ -212,11 +212,13 @@ def test_the_objective_weighs_rows_by_their_importance():
 
 def test_an_anchor_holds_the_policy_back(rng):
     batch = toys.episodes(None, rng)
-    free, held = toys.engine(), toys.engine(anchor_kl=20.0)
+    # At weight 0 the distance is not measured; at 1e-6 it is, and pulls nothing.
+    free, held = toys.engine(anchor_kl=1e-6), toys.engine(anchor_kl=20.0)
     moved_freely, moved_held = [
         [toys.train(learner, batch, anchor=learner.initial_policy) for _ in range(3)][-1]
         for learner in (free, held)
     ]
+    assert moved_freely.parts["anchor_kl"] > 0.0
     assert moved_held.parts["anchor_kl"] < 0.5 * moved_freely.parts["anchor_kl"]
 
 

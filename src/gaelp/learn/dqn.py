@@ -33,6 +33,7 @@ from jax.flatten_util import ravel_pytree
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
+from gaelp.learn.descent import descend
 from gaelp.learn.experience import Experience, Report
 from gaelp.learn.networks import OUTPUT_SCALE, Dueling, Layer, orthogonal
 from gaelp.learn.normalise import Normaliser, require_widths
@@ -276,13 +277,15 @@ def update(
     _, shaped = ravel_pytree(state.agent)
 
     def minibatch(run: _Run) -> _Run:
-        batch = _minibatch(begun, shaped(run.weights), run, state, anchor, c, batch_size, width)
+        batch = _minibatch(
+            begun, shaped(run.weights), shaped(run.target).q, run, state, anchor, c, batch_size, width
+        )
         return _gradient_step(run, batch, shaped, begun, state.updates, c)
 
     run = jax.lax.while_loop(lambda r: r.tally.updates < steps, minibatch, _Run.begin(state, begun, c))
     seen = state.seen + count
     trained = AgentState(
-        agent=shaped(run.weights), target=run.target, normaliser=state.normaliser, optimiser=run.moments,
+        agent=shaped(run.weights), target=shaped(run.target).q, normaliser=state.normaliser, optimiser=run.moments,
         replay=_remembered(begun, run), epsilon=_epsilon(seen, c), seen=seen, key=begun.key,
         updates=state.updates + run.tally.updates, calls=state.calls + 1,
     )  # fmt: skip
@@ -303,7 +306,9 @@ def first_minibatch(
     """The rows of the first gradient step that `update` would take from the same arguments."""
     begun = _begin(state, experience)
     run = _Run.begin(state, begun, coefficients)
-    return _minibatch(begun, state.agent, run, state, anchor, coefficients, batch_size, width).rows
+    return _minibatch(
+        begun, state.agent, state.target, run, state, anchor, coefficients, batch_size, width
+    ).rows
 
 
 class Rows(eqx.Module):
@@ -358,13 +363,13 @@ class _Tally(eqx.Module):
 
 
 class _Run(eqx.Module):
-    """What one gradient step hands to the next; `weights` is the whole agent as one vector.
+    """What one gradient step hands to the next; `weights` is the whole agent as one vector, `target` the slow one.
 
     ranked: the memory's priorities, where they are used. The memory itself stays outside the loop.
     """
 
     weights: Array
-    target: Dueling
+    target: Array
     moments: optax.ScaleByAdamState
     ranked: tuple[Array, Array] | None
     tally: _Tally
@@ -374,7 +379,8 @@ class _Run(eqx.Module):
         norms = jnp.zeros((2, len(jax.tree.leaves(state.agent))))
         tally = _Tally(jnp.zeros(len(PARTS)), norms, jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
         ranked = (begun.replay.priority, begun.replay.largest) if c.sampling is Sampling.PRIORITISED else None
-        return _Run(ravel_pytree(state.agent)[0], state.target, state.optimiser, ranked, tally)
+        weights, target = ravel_pytree(state.agent)[0], ravel_pytree(state.target)[0]
+        return _Run(weights, target, state.optimiser, ranked, tally)
 
 
 def _remembered(begun: _Begun, run: _Run) -> Replay:
@@ -430,7 +436,7 @@ def _drawn(begun: _Begun, run: _Run, c: Coefficients, width: int) -> Drawn:
 
 
 def _minibatch(
-    begun: _Begun, agent: Agent, run: _Run, state: AgentState, anchor: Policy, c: Coefficients,
+    begun: _Begun, agent: Agent, slow: Dueling, run: _Run, state: AgentState, anchor: Policy, c: Coefficients,
     batch_size: Array, width: int,
 ) -> _Minibatch:  # fmt: skip
     drawn = _drawn(begun, run, c, width)
@@ -449,7 +455,7 @@ def _minibatch(
     probability, entropy = jax.lax.cond(c.anchor_kl > 0, asked, lambda: unasked)
     rows = Rows(
         observation=scaled[:, 0], mask=mask, action=played.action[:, 0],
-        target=_targets(agent, run.target, played, scaled[:, 1:], c)[:, 0], anchor=probability,
+        target=_targets(agent, slow, played, scaled[:, 1:], c)[:, 0], anchor=probability,
         anchor_entropy=entropy, importance=drawn.importance, weight=played.weight, logged=played.logged,
         valid=jnp.arange(width) < batch_size,
     )  # fmt: skip
@@ -494,18 +500,19 @@ def _gradient_step(
     updates: Array,
     c: Coefficients,
 ) -> _Run:
-    """One step of Adam, on one flat vector: tensor by tensor it would be twice as many kernels.
+    """One step of Adam, after which the slow network follows where it is due.
 
     updates: gradient steps before this call, so that the slow network's rhythm does not begin anew with each.
     """
     gradient, (parts, missed) = jax.grad(_loss, has_aux=True)(shaped(run.weights), batch.rows, c)
-    norms = jnp.sqrt(jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(gradient)]))
-    factor = jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(norms), 1e-15))
-    direction, moments = optimiser().update(ravel_pytree(gradient)[0] * factor, run.moments)
-    weights = run.weights - c.learning_rate * direction
+    step = descend(
+        run.weights, run.moments, (gradient,), optimiser(),
+        learning_rate=c.learning_rate, max_grad_norm=c.max_grad_norm,
+    )  # fmt: skip
     due = (updates + run.tally.updates + 1) % c.target_every == 0
     tau = jnp.where(due, c.tau, 0.0)
-    target = jax.tree.map(lambda slow, now: (1.0 - tau) * slow + tau * now, run.target, shaped(weights).q)
+    # Not slow + tau x (now - slow): with tau 1 it must become the network itself, to the last bit.
+    target = (1.0 - tau) * run.target + tau * step.weights
     ranked = run.ranked
     if ranked is not None:
         replay = reprioritise(
@@ -514,11 +521,11 @@ def _gradient_step(
         ranked = (replay.priority, replay.largest)
     tally = _Tally(
         parts=run.tally.parts + parts,
-        norms=run.tally.norms + jnp.stack([norms, norms * factor]),
-        min_change=jnp.minimum(run.tally.min_change, c.learning_rate * jnp.linalg.norm(direction)),
+        norms=run.tally.norms + step.norms,
+        min_change=jnp.minimum(run.tally.min_change, step.change),
         updates=run.tally.updates + 1,
     )
-    return _Run(weights, target, moments, ranked, tally)
+    return _Run(step.weights, target, step.moments, ranked, tally)
 
 
 def _judge(state: AgentState, trained: AgentState, played: Experience, c: Coefficients) -> Array:

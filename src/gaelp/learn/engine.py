@@ -419,7 +419,7 @@ class RLTrainingEngine:
         seen = np.concatenate([host.valid, nothing], 1) | np.concatenate([nothing, host.valid], 1)
 
         def wiped(x: NDArray[np.generic], ok: NDArray[np.bool_]) -> NDArray[np.generic]:
-            return np.where(ok.reshape(ok.shape + (1,) * (x.ndim - 2)), x, 0)
+            return x if ok.all() else np.where(ok.reshape(ok.shape + (1,) * (x.ndim - 2)), x, 0)
 
         arrays = {
             "observation": padded(wiped(host.observation, seen), np.float32),

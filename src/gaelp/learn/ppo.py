@@ -26,6 +26,7 @@ from jax import Array
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
+from gaelp.learn.descent import descend
 from gaelp.learn.experience import Experience, Report
 from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, forward, stack
 from gaelp.learn.normalise import Moments, Normaliser, Scaling, require_widths
@@ -208,7 +209,8 @@ SCALARS = (
     "false_claim", "entropy_coef", "min_update_change", "updates",
 )  # fmt: skip
 PARTS = SCALARS[:10]
-"""The scalars that each gradient step adds to; the report gives their means over the steps."""
+"""The scalars that each gradient step adds to; the report gives their means over the steps. anchor_kl: 0 where its
+weight is 0."""
 
 
 def optimiser() -> optax.GradientTransformation:
@@ -395,14 +397,7 @@ def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficient
     hidden = state.normaliser.hidden(played.hidden)
     mask = played.mask[:, :-1]
     prox_log_prob = _log_prob(agent, forward(agent.actor, observation[:, :-1]), played.action, mask)
-    if isinstance(anchor, Gaussian):
-        mean = anchor.mean(played.observation[:, :-1])
-        anchored = jnp.concatenate([mean, jnp.broadcast_to(anchor.log_std, mean.shape)], -1)
-    elif isinstance(anchor, SquashedGaussian):
-        raise BadInput("anchor: a squashed Gaussian cannot be the anchor of PPO's plain one.")
-    else:
-        anchored = anchor.log_probs(played.observation[:, :-1], mask)
-
+    anchored = _anchored(anchor, played.observation[:, :-1], mask, c)
     value = forward(agent.critic, observation)[..., 0]
     if agent.privileged is not None:
         informed = forward(agent.privileged, jnp.concatenate([observation, hidden], -1))[..., 0]
@@ -437,6 +432,22 @@ def _judge(state: AgentState, played: Experience, anchor: Policy, c: Coefficient
     )  # fmt: skip
     flat = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), rows)
     return _Found(flat, found.target / scale, told)
+
+
+def _anchored(anchor: Policy, observation: Array, mask: Array, c: Coefficients) -> Array:
+    """What the anchor says [B,T,A], or [B,T,2A] of residuals; zeros where it counts nothing."""
+    if isinstance(anchor, SquashedGaussian):
+        raise BadInput("anchor: a squashed Gaussian cannot be the anchor of PPO's plain one.")
+
+    def asked() -> Array:
+        if not isinstance(anchor, Gaussian):
+            return anchor.log_probs(observation, mask)
+        mean = anchor.mean(observation)
+        return jnp.concatenate([mean, jnp.broadcast_to(anchor.log_std, mean.shape)], -1)
+
+    # Only asked where it counts: it is another network to evaluate.
+    width = mask.shape[-1] * (2 if isinstance(anchor, Gaussian) else 1)
+    return jax.lax.cond(c.anchor_kl > 0, asked, lambda: jnp.zeros((*mask.shape[:-1], width)))
 
 
 def _explained(target: Array, value: Array, valid: Array) -> Array:
@@ -491,7 +502,8 @@ class _Run(eqx.Module):
 
 
 class _Head(eqx.Module):
-    """What the actor says of the rows [N]: entropy, its largest value, KL to the anchor, share at a bound."""
+    """What the actor says of the rows [N]: entropy, its largest value, KL to the anchor (0 where that counts
+    nothing), share at a bound."""
 
     log_prob: Array
     entropy: Array
@@ -500,27 +512,35 @@ class _Head(eqx.Module):
     at_bound: Array
 
 
-def _head(agent: Agent, rows: _Rows) -> _Head:
+def _head(agent: Agent, rows: _Rows, c: Coefficients) -> _Head:
     out = forward(agent.actor, rows.observation)
+    still = jnp.zeros(rows.valid.shape)
     if agent.log_std is None:
         log_probs = dist.log_probabilities(out, rows.mask)
-        still = jnp.zeros(rows.valid.shape)
+        pull = jax.lax.cond(
+            c.anchor_kl > 0, lambda: dist.kl(log_probs, rows.anchor, rows.mask), lambda: still
+        )
         return _Head(
             dist.log_prob_of(log_probs, rows.action), dist.entropy(log_probs, rows.mask),
-            dist.largest_entropy(rows.mask), dist.kl(log_probs, rows.anchor, rows.mask), still,
+            dist.largest_entropy(rows.mask), pull, still,
         )  # fmt: skip
-    mean, log_std = jnp.split(rows.anchor, 2, axis=-1)
-    each = log_std - agent.log_std - 0.5 + 0.5 * (
-        jnp.exp(2.0 * (agent.log_std - log_std)) + (out - mean) ** 2 * jnp.exp(-2.0 * log_std)
-    )  # fmt: skip
+    own = agent.log_std
+
+    def divergence() -> Array:
+        mean, log_std = jnp.split(rows.anchor, 2, axis=-1)
+        each = log_std - own - 0.5 + 0.5 * (
+            jnp.exp(2.0 * (own - log_std)) + (out - mean) ** 2 * jnp.exp(-2.0 * log_std)
+        )  # fmt: skip
+        return jnp.sum(jnp.where(rows.mask, each, 0.0), axis=-1)
+
     active = jnp.sum(rows.mask, axis=-1)
-    nats = jnp.sum(jnp.where(rows.mask, agent.log_std, 0.0), axis=-1)
+    nats = jnp.sum(jnp.where(rows.mask, own, 0.0), axis=-1)
     edge = jnp.sum(rows.mask & (jnp.abs(rows.action) >= rows.bound[:, None]), axis=-1) / jnp.maximum(
         active, 1
     )
     return _Head(
         _log_prob(agent, out, rows.action, rows.mask), nats + active * 0.5 * math.log(2.0 * math.pi * math.e),
-        active * jnp.log(2.0 * rows.bound), jnp.sum(jnp.where(rows.mask, each, 0.0), axis=-1), edge,
+        active * jnp.log(2.0 * rows.bound), jax.lax.cond(c.anchor_kl > 0, divergence, lambda: still), edge,
     )  # fmt: skip
 
 
@@ -531,7 +551,7 @@ def _loss(agent: Agent, rows: _Rows, c: Coefficients) -> tuple[Array, Array]:
     undo a little of every Horvitz-Thompson weight.
     """
     share = rows.valid / jnp.maximum(jnp.sum(rows.valid), 1)
-    head = _head(agent, rows)
+    head = _head(agent, rows, c)
     log_u = jnp.where(rows.valid, head.log_prob - rows.prox_log_prob, 0.0)
     u = jnp.exp(log_u)
     advantage = jnp.where(
@@ -569,33 +589,21 @@ OBJECTIVES: dict[str, Callable[[Agent, _Rows, Coefficients], Array]] = dict.from
 
 
 def _gradient_step(run: _Run, rows: _Rows, whole: Agent, c: Coefficients) -> _Run:
-    """One step of Adam. `whole` gives the shapes only.
-
-    Adam runs on one flat vector: tensor by tensor it would be twice as many kernels to compile and launch.
-    """
+    """One step of Adam. `whole` gives the shapes only."""
     gradient, parts = jax.grad(_loss, has_aux=True)(_shaped(run.weights, whole), rows, c)
     networks = [tuple(getattr(gradient, name) for name in names) for names in NETWORKS]
-    norms = [_norms(net) for net in networks if jax.tree.leaves(net)]
-    # Each network by its own norm: a critic that is far off must not shrink the actor's step.
-    factors = [jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(n), 1e-15)) for n in norms]
-    clipped = [
-        _flat(net) * f for net, f in zip((n for n in networks if jax.tree.leaves(n)), factors, strict=True)
-    ]
-    direction, moments = optimiser().update(jnp.concatenate(clipped), run.moments)
-    after_clipping = [n * f for n, f in zip(norms, factors, strict=True)]
+    step = descend(
+        run.weights, run.moments, networks, optimiser(),
+        learning_rate=c.learning_rate, max_grad_norm=c.max_grad_norm,
+    )  # fmt: skip
     tally = _Tally(
         parts=run.tally.parts + parts,
-        norms=run.tally.norms + jnp.stack([jnp.concatenate(norms), jnp.concatenate(after_clipping)]),
-        min_change=jnp.minimum(run.tally.min_change, c.learning_rate * jnp.linalg.norm(direction)),
+        norms=run.tally.norms + step.norms,
+        min_change=jnp.minimum(run.tally.min_change, step.change),
         updates=run.tally.updates + 1,
     )
     stopped = parts[PARTS.index("approx_kl")] > 1.5 * c.target_kl
-    weights = run.weights - c.learning_rate * direction
-    return _Run(weights, moments, tally, run.epoch, run.minibatch + 1, stopped)
-
-
-def _norms(tree: tuple[Layers | Array | None, ...]) -> Array:
-    return jnp.sqrt(jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(tree)]))
+    return _Run(step.weights, step.moments, tally, run.epoch, run.minibatch + 1, stopped)
 
 
 def _flat(tree: Agent | tuple[Layers | Array | None, ...]) -> Array:

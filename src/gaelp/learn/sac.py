@@ -33,6 +33,7 @@ from jax.flatten_util import ravel_pytree
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Actions, AgentSchema
 from gaelp.learn import distributions as dist
+from gaelp.learn.descent import descend
 from gaelp.learn.experience import Experience, Report
 from gaelp.learn.networks import OUTPUT_SCALE, Layer, Layers, forward, stack
 from gaelp.learn.normalise import Normaliser, require_widths
@@ -616,10 +617,7 @@ class _Run(eqx.Module):
 
 
 def _gradient_step(run: _Run, agent: Agent, rows: Rows, c: Coefficients) -> _Run:
-    """One step of Adam for actor, critics and temperature at once, then the slow critics follow.
-
-    Adam runs on one flat vector: tensor by tensor it would be three times as many kernels to launch.
-    """
+    """One step of Adam for actor, critics and temperature at once, then the slow critics follow."""
 
     def whole(agent: Agent) -> tuple[Array, Array]:
         losses, parts = _losses(agent, rows, c)
@@ -637,19 +635,16 @@ def _gradient_step(run: _Run, agent: Agent, rows: Rows, c: Coefficients) -> _Run
         gradient = eqx.tree_at(lambda g: g.critic, gradient, jax.tree.map(jnp.add, gradient.critic, extra))
         parts = parts.at[jnp.array([PARTS.index("loss"), PARTS.index("conservative_loss")])].add(term)
     networks = (gradient.actor, gradient.critic, gradient.log_temperature)
-    norms = [jnp.sqrt(jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(net)])) for net in networks]
-    # Each by its own norm: critics that are far off must not shrink the actor's step.
-    factors = [jnp.minimum(1.0, c.max_grad_norm / jnp.maximum(jnp.linalg.norm(n), 1e-15)) for n in norms]
-    clipped = [jax.tree.map(lambda g, f=f: g * f, net) for net, f in zip(networks, factors, strict=True)]
-    direction, moments = optimiser().update(ravel_pytree(clipped)[0], run.moments)
-    weights = run.weights - c.learning_rate * direction
+    step = descend(
+        run.weights, run.moments, networks, optimiser(),
+        learning_rate=c.learning_rate, max_grad_norm=c.max_grad_norm,
+    )  # fmt: skip
     # The agent's fields are flattened in the order they are declared: the critics lie before the temperature.
-    critic = weights[-run.target.size - 1 : -1]
-    after = [n * f for n, f in zip(norms, factors, strict=True)]
+    critic = step.weights[-run.target.size - 1 : -1]
     return _Run(
-        weights=weights, target=run.target + c.tau * (critic - run.target), moments=moments, parts=run.parts + parts,
-        norms=run.norms + jnp.stack([jnp.concatenate(norms), jnp.concatenate(after)]),
-        smallest=jnp.minimum(run.smallest, c.learning_rate * jnp.linalg.norm(direction)), updates=run.updates + 1,
+        weights=step.weights, target=run.target + c.tau * (critic - run.target), moments=step.moments,
+        parts=run.parts + parts, norms=run.norms + step.norms, smallest=jnp.minimum(run.smallest, step.change),
+        updates=run.updates + 1,
     )  # fmt: skip
 
 
