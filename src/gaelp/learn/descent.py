@@ -6,7 +6,6 @@ update of two networks of 2x256 spends a quarter of its time here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -43,17 +42,15 @@ def descend(
     # Written once and read by all that follows; without barriers XLA computes much of it once for each reader.
     as_it_is = jax.lax.optimization_barrier
     gradient = as_it_is(jnp.concatenate([leaf.ravel() for leaves in networks for leaf in leaves]))
-    ends = list(itertools.accumulate(leaf.size for leaves in networks for leaf in leaves))
-    squares = [jnp.sum(part * part) for part in jnp.split(gradient, ends[:-1])]
-    position, first = jnp.arange(gradient.size), 0
+    position, begins = jnp.arange(gradient.size), 0
     norms, clipped, factor = [], [], jnp.ones(())
     for leaves in networks:
-        own = jnp.sqrt(jnp.stack(squares[first : first + len(leaves)]))
+        own = jnp.sqrt(jnp.stack([jnp.sum(leaf * leaf) for leaf in leaves]))
         least = jnp.minimum(1.0, max_grad_norm / jnp.maximum(jnp.linalg.norm(own), 1e-15))
-        factor = jnp.where(position < (ends[first - 1] if first else 0), factor, least)
+        factor = jnp.where(position < begins, factor, least) if begins else least
         norms.append(own)
         clipped.append(own * least)
-        first += len(leaves)
+        begins += sum(leaf.size for leaf in leaves)
     direction, after = adam.update(gradient * factor, moments)
     moved, after = as_it_is((weights - learning_rate * direction, after))
     change = moved - weights
