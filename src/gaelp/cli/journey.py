@@ -52,9 +52,10 @@ def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
         run.progress = progress
         run.person = progress.demo_person if answered_by == "demo" else progress.announce
         # JAX loads here, while the progress bars already stand.
-        from gaelp.learn.runtime import enable_compilation_cache
+        from gaelp.learn.runtime import enable_compilation_cache, keep_one_heap
         from gaelp.orchestration.orchestrator import TrainingOrchestrator
 
+        keep_one_heap()
         enable_compilation_cache(compile_cache())
         platform, process = run.open_platform()
         try:
