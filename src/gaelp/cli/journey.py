@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from gaelp.core.config import override
+from gaelp.core.config import Journey, override
 from gaelp.core.errors import BadInput, GaelpError, PhaseFailed
 from gaelp.core.money import Money
 from gaelp.core.verdict import FAIL
@@ -123,7 +123,7 @@ def log_to(file: TextIO) -> None:
 class LiveProgress:
     """Progress bars on standard error, one per stage, in the order in which they began."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run[Journey]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
@@ -155,7 +155,7 @@ class LiveProgress:
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
 
-    def announce(self, run: Run, wanted: Wanted) -> None:
+    def announce(self, run: Run[Journey], wanted: Wanted) -> None:
         """Say what a live step waits for, and the two commands that answer."""
         money = Money(wanted.binding.limit_micros, run.config.currency)
         units = str(money).split()[0]
@@ -168,7 +168,7 @@ class LiveProgress:
             highlight=False,
         )
 
-    def demo_person(self, run: Run, wanted: Wanted) -> None:
+    def demo_person(self, run: Run[Journey], wanted: Wanted) -> None:
         """The demo's person: grants and approves exactly what is asked, in sight."""
         money = Money(wanted.binding.limit_micros, run.config.currency)
         with run.store.transaction(run.run_id) as tx:

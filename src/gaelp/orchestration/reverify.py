@@ -59,7 +59,7 @@ async def reverify(run: Run) -> Reverified:
     """
     place = _place(run)
     judging = open_judging(reread(run), run.schema, run.config)
-    engine = blank_engine(run.config, run.schema, judging)
+    engine = blank_engine(run.config, run.schema, judging, judging.market.hidden_width)
     engine.load_state(run.load(place.checkpoint).arrays)
     engine.canaries = canaries_of(run)
     verdict = await engine.verify_learning(Depth.FULL)
