@@ -98,15 +98,15 @@ class Recorded:
     @cached_property
     def _all(self) -> Auctions:
         n, length = self.episodes, self.terms.auctions
-        whole = (
+        price, value, click = (
             column[: n * length].reshape(n, length)
             for column in (self.auctions.price, self.auctions.value, self.auctions.click)
         )
-        return blocked(*whole, self.terms)
+        return blocked(price, value, click, self.terms)
 
     def __call__(self, seeds: NDArray[np.integer]) -> Auctions:
         at = np.asarray(seeds, np.int64) % self.episodes
-        return Auctions(*(column[at] for column in self._all))
+        return Auctions(self._all.price[at], self._all.value[at], self._all.click[at])
 
 
 @dataclass(frozen=True)

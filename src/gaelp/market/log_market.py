@@ -320,7 +320,7 @@ class LogMarket:
         bought = self._random(self._drawn(seeds), self._sizes, self._money, self._curve, self._knobs)
         return np.asarray(bought.value)
 
-    def reference(self, seeds: NDArray[np.integer]) -> NDArray[np.generic]:
+    def best_in_hindsight(self, seeds: NDArray[np.integer]) -> NDArray[np.generic]:
         """The LP bound [n], which no policy exceeds."""
         auctions = self._drawn(seeds)
         flat = (len(auctions.price), -1)

@@ -1,6 +1,6 @@
-"""Makes the certified pacer of a journey on logs: its curve is read off the training part, its knobs are searched there.
+"""Makes the certified pacer of a journey on logs: a curve read off the training part, knobs searched on it.
 
-The same search on worlds drawn from the training part gives the retuned pacer, a rival with the agent's own advantage.
+The same search on worlds drawn from that part gives the retuned pacer, a rival with the agent's own advantage.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def tune(curve: Curve, auctions: Auctions, terms: Terms, schema: Schema, seed: i
     base = of(np.repeat(default[None], CANDIDATES, 0))[0]
     scale = np.maximum(base, FLOOR_SHARE * base.mean())
     if not base.mean() > 0:
-        raise BadInput("the pacer buys no predicted clicks on the training part: every pCTR it could win is 0.")
+        raise BadInput(
+            "the pacer buys no predicted clicks on the training part: every pCTR it could win is 0."
+        )
     told: list[float] = []
     best = default
     for number in range(ROUNDS):
@@ -115,7 +117,9 @@ def tune(curve: Curve, auctions: Auctions, terms: Terms, schema: Schema, seed: i
         told.append(float(shares[order[0]]))
         tried = _spread(tried[order[:KEPT]], low, high, 0.5 ** (number + 1), rng)
     knobs = Knobs(*(np.float64(x) for x in best))
-    return Tuned(BlockPacer(curve, knobs), tuple(told), float(of(np.repeat(best[None], CANDIDATES, 0))[0].mean()))
+    return Tuned(
+        BlockPacer(curve, knobs), tuple(told), float(of(np.repeat(best[None], CANDIDATES, 0))[0].mean())
+    )
 
 
 def _spread(centres: Floats, low: Floats, high: Floats, width: float, rng: np.random.Generator) -> Floats:
