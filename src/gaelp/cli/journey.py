@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from gaelp.core.config import Journey, override
+from gaelp.core.config import Journey, LogJourneyConfig, override
 from gaelp.core.errors import BadInput, GaelpError, PhaseFailed
 from gaelp.core.money import Money
 from gaelp.core.verdict import FAIL
-from gaelp.orchestration.run import Run, Wanted, begin_run, compile_cache, existing_run
+from gaelp.orchestration.run import Run, Wanted, any_run, begin_run, compile_cache, existing_run
 from gaelp.safety import latch
 from gaelp.safety.approvals import Approval
 
@@ -28,7 +28,7 @@ def start(
 
 def go_on(home: Path, run_name: str | None, *, lift: str | None, as_json: bool) -> None:
     """Go on with an existing run. Raises BadInput when it has ended, or is halted and nobody lifts that."""
-    run = existing_run(home, run_name)
+    run = any_run(home, run_name)
     if run.found("journey_ended", reached_end=True):
         raise BadInput(f"run {run.run_id} has reached its end: `gaelp report {run.run_id}` shows it.")
     if lift is not None:
@@ -39,6 +39,12 @@ def go_on(home: Path, run_name: str | None, *, lift: str | None, as_json: bool) 
         raise BadInput(
             f'run {run.run_id} is halted ({down.reason}): lift it with --lift "reason" when that is mended.'
         )
+    if isinstance(run.config, LogJourneyConfig):
+        from gaelp.cli.log_run import travel_log
+
+        travel_log(Run(run.run_id, run.home, run.store, run.config), as_json=as_json)
+        return
+    run = existing_run(home, run.run_id)
     _travel(run, str(run.store.config(run.run_id)["answered_by"]), as_json=as_json)
 
 
@@ -79,13 +85,14 @@ def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
             },
         )
         process.stop()
-    _conclude(run, process.database, time.perf_counter() - began, as_json=as_json)
+    conclude(run, process.database, time.perf_counter() - began, as_json=as_json)
     if failure is not None:
         print(f"gaelp: {failure}", file=sys.stderr)
         raise SystemExit(failure.exit_code)
 
 
-def _conclude(run: Run, sandbox_db: Path, seconds: float, *, as_json: bool) -> None:
+def conclude(run: Run[Journey], sandbox_db: Path | None, seconds: float, *, as_json: bool) -> None:
+    """Write the report, print the summary, and end with the JSON object or with where to read on."""
     from rich.console import Console
 
     from gaelp.report.html import write_report
@@ -94,7 +101,7 @@ def _conclude(run: Run, sandbox_db: Path, seconds: float, *, as_json: bool) -> N
     write_report(run.store, run.run_id, run.directory / "report.html")
     summary = summarise(run.store, run.run_id)
     print_summary(summary, Console(stderr=as_json))
-    answer = summary.answer(seconds=seconds, sandbox_db=str(sandbox_db))
+    answer = summary.answer(seconds=seconds, sandbox_db=None if sandbox_db is None else str(sandbox_db))
     if as_json:
         print(json.dumps(answer))
     else:

@@ -341,7 +341,7 @@ class Summary:
         """The verdicts of some rules, in order."""
         return tuple(found for found in self.rulings if found.rule in rules)
 
-    def answer(self, *, seconds: float, sandbox_db: str) -> dict[str, object]:
+    def answer(self, *, seconds: float, sandbox_db: str | None) -> dict[str, object]:
         """The JSON object of `demo` and `run`. seconds, sandbox_db: known to the caller, not to the log."""
         judged = self.judged_actor
         return {
