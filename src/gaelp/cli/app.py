@@ -135,9 +135,9 @@ def run(
 ) -> None:  # fmt: skip
     """Run a configured journey; it waits before any money.
 
-    `gaelp grant` and `gaelp approve`, from another terminal, let it go on. With --logs it is a journey through the first
-    two phases on a recorded auction log: worlds fitted to its first part, exact replay, judged on its last part. No
-    money can follow; it prints both verdicts and ends.
+    `gaelp grant` and `gaelp approve`, from another terminal, let it go on. With --logs it is a journey through the
+    first two phases on a recorded auction log: worlds fitted to its first part, exact replay of it, judged on its
+    last part. No money can follow; it prints both verdicts and ends.
 
     Example:
 

@@ -168,10 +168,9 @@ class CampaignMarket:
         """H of its episodes."""
         return len(HIDDEN)
 
-    @property
-    def scale_floor(self) -> float:
-        """The least that a score is divided by."""
-        return SCALE_FLOOR
+    def scale(self, pacer: np.ndarray) -> np.ndarray:
+        """What a score of 1 is in each world, [n], where the certified pacer scores `pacer`."""
+        return np.maximum(pacer, SCALE_FLOOR)
 
     # The compiled functions take what varies (posterior, landscape, parameters) as arguments, so that markets of one
     # shape share a compilation through the persistent cache.

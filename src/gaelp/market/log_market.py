@@ -154,17 +154,20 @@ def _episode(
 class LogMarket:
     """Episodes of `source` around a certified pacer.
 
-    `play` yields training episodes whose reward is the increment of predicted clicks, as a share of the pacer's own in
-    that episode, less the pacer's increment in the same auctions (a control variate that no action moves). It
-    telescopes to the objective. `scores` judges policies by their mode on chosen seeds.
+    `play` yields training episodes whose reward is the increment of predicted clicks, less the pacer's increment in the
+    same auctions (a control variate that no action moves), in units of `mean_value`. It telescopes to the objective.
+    `scores` judges policies by their mode on chosen seeds.
+
+    mean_value: what the pacer buys in a mean episode. The unit is one for all: a few auctions hold most of a log's
+    predicted clicks, and in shares of each episode's own value those few would count no more than any others.
     """
 
     def __init__(
-        self, *, source: EpisodeSource, origin: Source, terms: Terms, certified: BlockPacer, scale_floor: float,
+        self, *, source: EpisodeSource, origin: Source, terms: Terms, certified: BlockPacer, mean_value: float,
         schema: Schema, sample_move: SampleMove, mode_move: ModeMove, phase: str,
     ) -> None:  # fmt: skip
         self.source, self.origin, self.terms, self.certified = source, origin, terms, certified
-        self.scale_floor = scale_floor
+        self.mean_value = mean_value
         self.schema, self.phase = schema, phase
         self._curve: Curve = float32(certified.curve)
         self._knobs: Knobs = float32(certified.knobs)
@@ -182,6 +185,10 @@ class LogMarket:
     def hidden_width(self) -> int:
         return HIDDEN_WIDTH
 
+    def scale(self, pacer: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What a score of 1 is, [n]: the same in every episode."""
+        return np.full(len(pacer), self.mean_value)
+
     # The compiled functions take what varies (auctions, curve, knobs, money) as arguments, so that markets of one
     # shape share a compilation through the persistent cache.
 
@@ -190,7 +197,7 @@ class LogMarket:
 
     def _paired_episodes(
         self, policy: object, auctions: Auctions, sizes: jax.Array, money: tuple[jax.Array, jax.Array], curve: Curve,
-        knobs: Knobs, floor: jax.Array, key: jax.Array, chunk: jax.Array,
+        knobs: Knobs, unit: jax.Array, key: jax.Array, chunk: jax.Array,
     ) -> dict[str, jax.Array]:  # fmt: skip
         n = auctions.price.shape[0]
         both = jax.tree.map(lambda x: jnp.concatenate([x, x]), auctions)
@@ -203,8 +210,7 @@ class LogMarket:
 
         key = jax.random.fold_in(key, chunk)
         steps, last, bought = _episode(both, sizes, money, curve, knobs, self.schema, choose, key, n)
-        scale = jnp.maximum(steps.value[-1, n:], floor)
-        gain = (steps.value[:, :n] - steps.value[:, n:]) / scale
+        gain = (steps.value[:, :n] - steps.value[:, n:]) / unit
         seen = jnp.swapaxes(jnp.concatenate([steps.observation, last[None]]), 0, 1)
         return {
             "observation": seen, "action": steps.move[:, :n].T, "executed": steps.pace[:, :n].T,
@@ -249,7 +255,7 @@ class LogMarket:
         whole = np.concatenate([seeds, np.repeat(seeds[-1:], -n % CHUNK)])
         played = [
             self._paired(
-                policy, self.source(part), self._sizes, self._money, self._curve, self._knobs, self.scale_floor, key, k
+                policy, self.source(part), self._sizes, self._money, self._curve, self._knobs, self.mean_value, key, k
             )
             for k, part in enumerate(whole.reshape(-1, CHUNK))
         ]  # fmt: skip

@@ -17,7 +17,7 @@ from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.logs.theta import ThetaAuctions
 from gaelp.market.campaign import float32
-from gaelp.market.log_episodes import Auctions, Terms
+from gaelp.market.log_episodes import Auctions, Terms, blocked
 from gaelp.market.log_market import BlockPacer, pacer_episodes
 
 Floats = NDArray[np.float64]
@@ -31,8 +31,8 @@ LOW = Knobs(*(np.float64(x) for x in (0.5, 0.02, 0.0, -0.3)))
 HIGH = Knobs(*(np.float64(x) for x in (1.0, 5.0, 30.0, 0.3)))
 CANDIDATES, ROUNDS, KEPT = 64, 4, 8
 """The search: 64 candidates a round, each later round around the best 8 in half the width of the one before."""
-FLOOR_SHARE = 0.1
-"""No reward is divided by less than this share of a mean episode's value: one without any value would rule them all."""
+EPISODES = 768
+"""Fewer tuning episodes overfit a baseline, where few auctions hold most of the value even more so."""
 
 
 def fit_curve(auctions: ThetaAuctions, terms: Terms) -> Curve:
@@ -69,20 +69,26 @@ def fit_curve(auctions: ThetaAuctions, terms: Terms) -> Curve:
     )
 
 
+def windows(auctions: ThetaAuctions, terms: Terms, seed: int) -> Auctions:
+    """Recorded episodes to tune on: they begin anywhere in the fitted part, so no cut of it is learned by heart."""
+    starts = np.random.default_rng(seed).integers(len(auctions) - terms.auctions + 1, size=EPISODES)
+    at = starts[:, None] + np.arange(terms.auctions)
+    return blocked(auctions.price[at], auctions.value[at], auctions.click[at], terms)
+
+
 @dataclass(frozen=True)
 class Tuned:
-    """The best pacer of a search; scores: the best mean share of the default pacer's value, round by round.
-
-    mean_value: what it buys in a mean episode of those it was tuned on.
-    """
+    """The best pacer of a search; scores: the best mean value of an episode by the default pacer's, round by round."""
 
     pacer: BlockPacer
     scores: tuple[float, ...]
-    mean_value: float
 
 
 def tune(curve: Curve, auctions: Auctions, terms: Terms, schema: Schema, seed: int) -> Tuned:
-    """The knobs whose pacer buys most on these episodes, each episode counted as a share of the default pacer's."""
+    """The knobs whose pacer buys most predicted clicks on these episodes, all together.
+
+    Raises BadInput when the pacer buys none.
+    """
     rng = np.random.default_rng(seed)
     own = float32(curve)
     sizes = jnp.asarray(terms.block_auctions, jnp.int32)
@@ -95,31 +101,35 @@ def tune(curve: Curve, auctions: Auctions, terms: Terms, schema: Schema, seed: i
             lambda one: pacer_episodes(stream, sizes, money, own, one, schema).bought.value, knobs
         )
 
-    def of(many: Floats) -> Floats:
-        return np.asarray(values(Knobs(*(jnp.asarray(column, jnp.float32) for column in many.T))), np.float64)
+    def mean_values(many: Floats) -> Floats:
+        found = values(Knobs(*(jnp.asarray(column, jnp.float32) for column in many.T)))
+        return np.asarray(found, np.float64).mean(axis=1)
 
     low, high, default = (np.array([float(x) for x in knobs]) for knobs in (LOW, HIGH, DEFAULT_KNOBS))
-    # Beside the default, so that every round compiles to the same shape.
     tried = _spread(default[None], low, high, 1.0, rng)
-    base = of(np.repeat(default[None], CANDIDATES, 0))[0]
-    scale = np.maximum(base, FLOOR_SHARE * base.mean())
-    if not base.mean() > 0:
-        raise BadInput(
-            "the pacer buys no predicted clicks on the training part: every pCTR it could win is 0."
-        )
-    told: list[float] = []
-    best = default
+    scores: list[float] = []
+    base = 0.0
     for number in range(ROUNDS):
-        found = of(tried)
-        shares = (found / scale).mean(axis=1)
-        order = np.argsort(-shares, kind="stable")
+        found = mean_values(tried)
+        if number == 0:
+            base = float(found[0])
+            if not base > 0:
+                raise BadInput("the pacer buys no predicted clicks: every pCTR within its budget is 0.")
+        order = np.argsort(-found, kind="stable")
         best = tried[order[0]]
-        told.append(float(shares[order[0]]))
+        scores.append(float(found[order[0]]) / base)
         tried = _spread(tried[order[:KEPT]], low, high, 0.5 ** (number + 1), rng)
-    knobs = Knobs(*(np.float64(x) for x in best))
-    return Tuned(
-        BlockPacer(curve, knobs), tuple(told), float(of(np.repeat(best[None], CANDIDATES, 0))[0].mean())
-    )
+    return Tuned(BlockPacer(curve, Knobs(*(np.float64(x) for x in best))), tuple(scores))
+
+
+def mean_value(pacer: BlockPacer, auctions: Auctions, terms: Terms, schema: Schema) -> float:
+    """Predicted clicks that the pacer buys in a mean episode of these."""
+    sizes = jnp.asarray(terms.block_auctions, jnp.int32)
+    money = (jnp.int32(terms.budget), jnp.int32(terms.max_bid))
+    played = jax.jit(pacer_episodes, static_argnames="schema")(
+        jax.tree.map(jnp.asarray, auctions), sizes, money, float32(pacer.curve), float32(pacer.knobs), schema=schema
+    )  # fmt: skip
+    return float(np.asarray(played.bought.value, np.float64).mean())
 
 
 def _spread(centres: Floats, low: Floats, high: Floats, width: float, rng: np.random.Generator) -> Floats:

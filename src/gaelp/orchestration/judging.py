@@ -25,9 +25,8 @@ class JudgedMarket(Protocol[Pacer]):
         """The pacer around which policies move."""
         ...
 
-    @property
-    def scale_floor(self) -> float:
-        """The least that a score is divided by."""
+    def scale(self, pacer: Any) -> Any:
+        """What a score of 1 is, [n], where the certified pacer scores `pacer`."""
         ...
 
     @property
@@ -90,4 +89,4 @@ class JudgingWorlds(Generic[Pacer]):
 
     def scale(self) -> NDArray[np.float64]:
         """What a share of 1 is, [n], in the objective's own unit."""
-        return np.maximum(self.raw("pacer"), self.market.scale_floor)
+        return np.asarray(self.market.scale(self.raw("pacer")), np.float64)

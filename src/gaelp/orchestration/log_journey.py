@@ -26,27 +26,33 @@ from gaelp.safety.gates import replay_gate, simulation_gate
 ENDS_HERE = "no platform is configured, so no money can follow: the journey ends here."
 ALPHA, CLIP = 0.05, 0.25
 """Of the interval of the certification: fixed before any log is read. A difference of more than a quarter of the
-pacer's value in an episode counts as a quarter, so that the claim is one about clipped differences."""
+pacer's mean value counts as a quarter, so that the claim is one about clipped differences."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Agent less pacer on the certification episodes, as a share of the pacer's value; for `safety.gates.replay_gate`."""
+    """Agent less pacer on the certification episodes, in units of the pacer's mean value, for `replay_gate`.
+
+    mean, lower, upper: of the differences clipped to `clip` either way; plain_mean: of them as they are.
+    """
 
     episodes: int
     mean: float
     lower: float
     upper: float
+    plain_mean: float
     clip: float
 
 
-def paired(agent: NDArray[np.float64], pacer: NDArray[np.float64], floor: float) -> Pairs:
-    """Values [n] of both, episode by episode; no difference is divided by less than `floor`."""
-    share = np.clip((agent - pacer) / np.maximum(pacer, floor), -CLIP, CLIP)
+def paired(agent: NDArray[np.float64], pacer: NDArray[np.float64], unit: float) -> Pairs:
+    """Values [n] of both, episode by episode."""
+    plain = (agent - pacer) / unit
+    share = np.clip(plain, -CLIP, CLIP)
     found = betting_interval(share, -CLIP, CLIP, ALPHA)
     return Pairs(
-        episodes=len(share), mean=float(share.mean()), lower=found.lower, upper=found.upper, clip=CLIP
-    )
+        episodes=len(share), mean=float(share.mean()), lower=found.lower, upper=found.upper,
+        plain_mean=float(plain.mean()), clip=CLIP,
+    )  # fmt: skip
 
 
 class LogOrchestrator:
@@ -132,7 +138,7 @@ class LogOrchestrator:
         }
         bound = lp_bound(split.stretch(split.certification)).value
         pairs = paired(
-            np.asarray(agent["score"], np.float64), np.asarray(pacer.value, np.float64), market.scale_floor
+            np.asarray(agent["score"], np.float64), np.asarray(pacer.value, np.float64), market.mean_value
         )
         verdict = replay_gate(pairs)
         budgets = split.terms.budget * len(seeds)
@@ -156,8 +162,8 @@ class LogOrchestrator:
         return verdict
 
     def _ladder(self) -> dict[str, float]:
-        """What two rungs of `gaelp replay --ladder` buy of the certification part: the pacer of logs, which has seen the
-        selection part before it, and the best single multiplier in hindsight."""
+        """What two rungs of `gaelp replay --ladder` buy of the certification part: the pacer of logs, which has seen
+        the selection part before it, and the best single multiplier in hindsight."""
         split = self.grounds.split
         stream = split.stretch(split.selection, split.certification)
         online = won_by_bidder(stream, OnlineLp(episode=episode_of(stream, 0)))[len(split.selection) :]

@@ -24,7 +24,7 @@ from gaelp.market.fidelity import fidelity
 from gaelp.market.log_episodes import Drawn, EpisodeSource, Recorded
 from gaelp.market.log_market import BlockPacer, LogMarket
 from gaelp.market.log_oracle import lp_bound
-from gaelp.market.log_pacer import FLOOR_SHARE, fit_curve, tune
+from gaelp.market.log_pacer import EPISODES, fit_curve, mean_value, tune, windows
 from gaelp.market.log_split import LogSplit
 from gaelp.orchestration.judging import TUNING_SEEDS, JudgingWorlds
 from gaelp.orchestration.log_reading import read_split
@@ -35,7 +35,6 @@ from gaelp.safety.gates import fidelity_gate
 
 LogRun = Run[LogJourneyConfig]
 
-TUNING_WORLDS = 256
 PREPARING = "read, split and fit the log"
 
 
@@ -76,7 +75,7 @@ class LogGrounds:
     def _market(self, source: EpisodeSource, origin: Source, phase: str) -> LogMarket:
         return LogMarket(
             source=source, origin=origin, terms=self.split.terms, certified=self.certified,
-            scale_floor=FLOOR_SHARE * self.mean_value, schema=self.schema, sample_move=act,
+            mean_value=self.mean_value, schema=self.schema, sample_move=act,
             mode_move=lambda policy, seen, mask: act_mode(policy, seen, mask).action, phase=phase,
         )  # fmt: skip
 
@@ -95,15 +94,16 @@ def prepare_log(run: LogRun) -> LogGrounds:
         stage = "tune the pacer, and again in worlds"
         run.progress.advance(stage, 0, 2, "")
         curve = fit_curve(split.training, terms)
-        recorded = Recorded(split.training, terms)
-        certified = tune(curve, recorded(np.arange(recorded.episodes)), terms, schema, config.seed)
+        certified = tune(curve, windows(split.training, terms, config.seed), terms, schema, config.seed)
         run.progress.advance(stage, 1, 2, f"pacer {certified.pacer.hash}")
-        seeds = TUNING_SEEDS + np.arange(TUNING_WORLDS)
+        seeds = TUNING_SEEDS + np.arange(EPISODES)
         retuned = tune(curve, Drawn(training_fit, terms)(seeds), terms, schema, config.seed + 1)
         arrays = {f"curve.{name}": np.asarray(x) for name, x in curve._asdict().items()}
         arrays |= {f"knobs.{name}": np.asarray(x) for name, x in certified.pacer.knobs._asdict().items()}
         arrays |= {f"retuned.{name}": np.asarray(x) for name, x in retuned.pacer.knobs._asdict().items()}
-        arrays["mean_value"] = np.asarray(certified.mean_value)
+        recorded = Recorded(split.training, terms)
+        unit = mean_value(certified.pacer, recorded(np.arange(recorded.episodes)), terms, schema)
+        arrays["mean_value"] = np.asarray(unit)
         run.append(
             "block_pacer_certified",
             {
@@ -112,7 +112,7 @@ def prepare_log(run: LogRun) -> LogGrounds:
                 "knobs": {name: float(x) for name, x in certified.pacer.knobs._asdict().items()},
                 "retuned_knobs": {name: float(x) for name, x in retuned.pacer.knobs._asdict().items()},
                 "tuning_scores": list(certified.scores), "retuning_scores": list(retuned.scores),
-                "mean_value": certified.mean_value,
+                "mean_value": unit,
                 "mean_lp_value": lp_bound(split.stretch(split.training)).value / split.episodes(split.training),
             },
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reads the log of a journey and cuts it as the configuration says; imports no JAX, so that a mistake is told at once."""
+"""Reads the log of a journey and cuts it as configured; imports no JAX, so that a mistake is told at once."""
 
 from __future__ import annotations
 

@@ -198,8 +198,8 @@ def historical_gate(
 class PairedReplay(Protocol):
     """The agent beside the certified pacer on the same recorded auctions, episode by episode.
 
-    mean, lower, upper: of agent less pacer as a share of the pacer's own value, clipped to `clip` either way, with an
-    interval that holds however often it is looked at.
+    mean, lower, upper: of agent less pacer in units of the pacer's mean value, clipped to `clip` either way, with an
+    interval that holds however often it is looked at; plain_mean: of the differences as they are.
     """
 
     @property
@@ -211,34 +211,41 @@ class PairedReplay(Protocol):
     @property
     def upper(self) -> float: ...
     @property
+    def plain_mean(self) -> float: ...
+    @property
     def clip(self) -> float: ...
 
 
 def replay_gate(pairs: PairedReplay) -> Verdict:
     """historical -> real_testing on exact auction logs: does the agent buy more than the certified pacer?
 
-    PASS when the whole interval is above 0, FAIL when none of it is, else WAIT, with how many more episodes a
-    difference of the size seen would take.
+    PASS when the whole interval is above 0 and so is the plain mean, FAIL when nothing of the interval is, else WAIT,
+    with how many episodes a difference of the size seen would take. The plain mean has a say because clipping hides an
+    auction that is worth a hundred others.
     """
     rule = "replay_gate"
     evidence: dict[str, object] = {
-        "episodes": pairs.episodes, "mean": pairs.mean, "lower": pairs.lower, "upper": pairs.upper, "clip": pairs.clip,
+        "episodes": pairs.episodes, "mean": pairs.mean, "lower": pairs.lower, "upper": pairs.upper,
+        "plain_mean": pairs.plain_mean, "clip": pairs.clip,
     }  # fmt: skip
     told = (
-        f"agent less certified pacer {pairs.mean:+.4f} [{pairs.lower:+.4f}, {pairs.upper:+.4f}] of the pacer's value "
-        f"over {pairs.episodes} replayed episodes"
+        f"agent less certified pacer {pairs.mean:+.4f} [{pairs.lower:+.4f}, {pairs.upper:+.4f}] of the pacer's mean "
+        f"value over {pairs.episodes} replayed episodes, differences clipped to {pairs.clip:g}; unclipped "
+        f"{pairs.plain_mean:+.4f}"
     )
-    if pairs.lower > 0:
-        return Verdict(PASS, rule, f"{told}; the whole interval is above 0.", evidence)
     if pairs.upper <= 0:
         return Verdict(FAIL, rule, f"{told}; nothing of the interval is above 0.", evidence)
+    if pairs.lower > 0 and pairs.plain_mean > 0:
+        return Verdict(PASS, rule, f"{told}; the whole interval is above 0.", evidence)
+    if pairs.lower > 0:
+        return Verdict(WAIT, rule, f"{told}; a few auctions decide, and they say otherwise.", evidence)
     if pairs.mean <= 0:
-        return Verdict(
-            WAIT, rule, f"{told}; a longer log passes only an agent that is ahead of it.", evidence
-        )
+        return Verdict(WAIT, rule, f"{told}; no longer log would pass an agent that is not ahead.", evidence)
     # The distance from the mean to the lower end shrinks at least as the root of the episodes.
     needed = math.ceil(pairs.episodes * ((pairs.mean - pairs.lower) / pairs.mean) ** 2)
-    return Verdict(WAIT, rule, f"{told}; about {needed} would settle a difference of this size.", evidence)
+    return Verdict(
+        WAIT, rule, f"{told}; about {needed} episodes would settle a difference of this size.", evidence
+    )
 
 
 def live_gate(phase: str, agent_unit_days: int, control_unit_days: int) -> Verdict:
