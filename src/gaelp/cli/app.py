@@ -238,10 +238,10 @@ def report(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> 
 
         gaelp report demo-1
     """
-    from gaelp.orchestration.run import existing_run
+    from gaelp.orchestration.run import any_run
     from gaelp.report.html import write_report
 
-    found = existing_run(home, run_name)
+    found = any_run(home, run_name)
     path = found.directory / "report.html"
     write_report(found.store, found.run_id, path)
     _tell({"run": found.run_id, "report": str(path)}, json_)
@@ -335,9 +335,9 @@ def halt(
         gaelp halt demo-1 --reason "spend looks wrong"
     """
     from gaelp.orchestration.halt import halt as halt_run
-    from gaelp.orchestration.run import existing_run
+    from gaelp.orchestration.run import any_run
 
-    found = existing_run(home, run_name)
+    found = any_run(home, run_name)
     stopped = halt_run(found, reason)
     told = {
         "run": found.run_id,

@@ -9,11 +9,19 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from gaelp.core.config import Journey, LogJourneyConfig, override
+from gaelp.core.config import Journey, override
 from gaelp.core.errors import BadInput, GaelpError, PhaseFailed
 from gaelp.core.money import Money
 from gaelp.core.verdict import FAIL
-from gaelp.orchestration.run import Run, Wanted, any_run, begin_run, compile_cache, existing_run
+from gaelp.orchestration.run import (
+    Run,
+    Wanted,
+    any_run,
+    begin_run,
+    compile_cache,
+    has_a_platform,
+    is_on_a_log,
+)
 from gaelp.safety import latch
 from gaelp.safety.approvals import Approval
 
@@ -39,13 +47,12 @@ def go_on(home: Path, run_name: str | None, *, lift: str | None, as_json: bool) 
         raise BadInput(
             f'run {run.run_id} is halted ({down.reason}): lift it with --lift "reason" when that is mended.'
         )
-    if isinstance(run.config, LogJourneyConfig):
+    if is_on_a_log(run):
         from gaelp.cli.log_run import travel_log
 
-        travel_log(Run(run.run_id, run.home, run.store, run.config), as_json=as_json)
-        return
-    run = existing_run(home, run.run_id)
-    _travel(run, str(run.store.config(run.run_id)["answered_by"]), as_json=as_json)
+        travel_log(run, as_json=as_json)
+    elif has_a_platform(run):
+        _travel(run, str(run.store.config(run.run_id)["answered_by"]), as_json=as_json)
 
 
 def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:

@@ -317,9 +317,9 @@ class LogMarket:
         return np.asarray(self.pacer_bought(certified, seeds).value)
 
     def pacer_bought(self, certified: BlockPacer, seeds: NDArray[np.integer]) -> Bought:
-        """What a pacer buys by itself."""
+        """What a pacer buys by itself, on the host."""
         curve, knobs = float32(certified.curve), float32(certified.knobs)
-        return self._still(self._drawn(seeds), self._sizes, self._money, curve, knobs)
+        return jax.device_get(self._still(self._drawn(seeds), self._sizes, self._money, curve, knobs))
 
     def random(self, seeds: NDArray[np.integer]) -> NDArray[np.generic]:
         """Predicted clicks [n] of moves drawn alike from all allowed ones."""

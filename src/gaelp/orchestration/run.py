@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
 from gaelp.core.config import (
     Journey,
@@ -229,14 +229,22 @@ def _entered(home: Path, config: Entered, told: dict[str, object]) -> Run[Entere
     return Run(run_id, home, store, config)
 
 
-def any_run(home: Path, run_id: str | None) -> Run[JourneyConfig] | Run[LogJourneyConfig]:
+def any_run(home: Path, run_id: str | None) -> Run[Journey]:
     """A run by name, or the latest, whatever its journey. Raises StoreError when there is none."""
     store = open_store(home)
     name = store.latest_run().run_id if run_id is None else run_id
     config = build_journey(store.config(name)["journey"], f"run {name}")  # type: ignore[arg-type]
-    if isinstance(config, LogJourneyConfig):
-        return Run(name, home, store, config)
     return Run(name, home, store, config)
+
+
+def is_on_a_log(run: Run[Journey]) -> TypeGuard[Run[LogJourneyConfig]]:
+    """Is its journey one on a recorded auction log?"""
+    return isinstance(run.config, LogJourneyConfig)
+
+
+def has_a_platform(run: Run[Journey]) -> TypeGuard[Run[JourneyConfig]]:
+    """Is its journey one on an ad platform?"""
+    return isinstance(run.config, JourneyConfig)
 
 
 def existing_run(home: Path, run_id: str | None) -> Run:
@@ -244,12 +252,12 @@ def existing_run(home: Path, run_id: str | None) -> Run:
     BadInput when it is on a log.
     """
     found = any_run(home, run_id)
-    if isinstance(found.config, LogJourneyConfig):
-        raise BadInput(
-            f"run {found.run_id} is a journey on an auction log: it has no platform, so no money can be granted, "
-            "approved or spent."
-        )
-    return Run(found.run_id, found.home, found.store, found.config)
+    if has_a_platform(found):
+        return found
+    raise BadInput(
+        f"run {found.run_id} is a journey on an auction log: it has no platform, so no money can be granted, approved "
+        "or spent."
+    )
 
 
 def pending(run: Run) -> Binding:

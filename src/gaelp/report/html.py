@@ -75,7 +75,8 @@ def page(summary: Summary) -> str:
     last = summary.judged_actor
     return environment.get_template(_TEMPLATE).render(
         s=summary, last=last, doubts=doubts(summary), bill_sentence=bill_sentence(summary), losses=losses(summary),
-        policies=() if last is None else in_order(last.shares), log_policies=LOG_POLICIES, gain_chart=_gain_chart(summary),
+        policies=() if last is None else in_order(last.shares), log_policies=LOG_POLICIES,
+        gain_chart=_gain_chart(summary),
         entropy_chart=_call_chart(summary, "entropy_share"), change_chart=_call_chart(summary, "weight_change"),
         share_chart=_share_chart(last, summary.reference), interval_chart=_interval_chart(last),
         arms_chart=_arms_chart(summary),
