@@ -37,7 +37,9 @@ def first(log: ThetaAuctions, n: int) -> ThetaAuctions:
 
 
 def always(move: int) -> Any:
-    def sample(policy: object, seen: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sample(
+        policy: object, seen: jax.Array, mask: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         return jnp.full(seen.shape[0], move, jnp.int32), jnp.zeros(seen.shape[0])
 
     return sample
@@ -74,7 +76,9 @@ def test_what_the_pacer_wins_is_to_the_unit_what_its_bids_win_in_the_replay(auct
     used = first(LOG, episodes * auctions)
     bids = multipliers(terms, used).ravel() * used.value.astype(np.float32)
     edges = np.arange(0, len(used) + 1, auctions, dtype=np.intp)
-    stretch = Stretch(used, edges, Fraction(terms.budget), ReplayOptions(budget=Fraction(1), max_bid=Fraction(120)))
+    stretch = Stretch(
+        used, edges, Fraction(terms.budget), ReplayOptions(budget=Fraction(1), max_bid=Fraction(120))
+    )
     won = won_by_bids(stretch, bids.astype(np.float64))
     got = market(terms=terms).pacer_bought(BlockPacer(CURVE, DEFAULT_KNOBS), np.arange(episodes))
     paid = np.add.reduceat(np.where(won, used.price, 0), edges[:-1])

@@ -23,15 +23,11 @@ def log_on_disk(record: Record, config: LogJourneyConfig) -> Check:
         return Check("log_on_disk", False, f"there is no file {path} any more, so nothing can be read again.")
     with path.open("rb") as stream:
         now = hashlib.file_digest(stream, "sha256").hexdigest()
-    faults = (
-        []
-        if now == config.log.sha256
-        else [f"{path} hashes to {now[:12]}, the run began with {config.log.sha256[:12]}"]
-    )
-    faults += [
-        f"{line.where} read {line.text('sha256')[:12]}, the run began with {config.log.sha256[:12]}"
-        for line in record.of("log_split")
-        if line.text("sha256") != config.log.sha256
+    read = [(path.name, now), *((line.where, line.text("sha256")) for line in record.of("log_split"))]
+    faults = [
+        f"{where} tells {seen[:12]}, the run began with {config.log.sha256[:12]}"
+        for where, seen in read
+        if seen != config.log.sha256
     ]
     return checked(
         "log_on_disk", faults, f"{path.name} is the log that the run read, {now[:12]}.", {"sha256": now}
@@ -61,7 +57,7 @@ def split_in_order(record: Record, config: LogJourneyConfig) -> Check:
                 faults.append(f"{part['name']} has {auctions} auctions in {episodes} episodes of {length}")
         if not 0 <= line.whole("unused_auctions") < length:
             faults.append(
-                f"{line.where} leaves {line.whole('unused_auctions')} auctions unused, an episode has {length}"
+                f"{line.where} leaves {line.whole('unused_auctions')} auctions unused, of {length} one fits"
             )
         counts = ", ".join(f"{part['episodes']} for {part['name']}" for part in parts)
         said = f"in the log's order {counts}, {line.whole('unused_auctions')} auctions unused."

@@ -48,7 +48,7 @@ JUDGED_AFTER_TRAINING = (
 )
 """Rules that speak when the remainder has been trained; a FAIL by any other rule stops training at once."""
 
-_COUNTS = {2: "two", 4: "four"}
+_ALL = {2: "both", 4: "all four"}
 
 _SAVED_AS = (
     ("state.agent.", ""),
@@ -101,15 +101,14 @@ def phases_complete(record: Record) -> Check:
         ]
     for name in ended:
         faults += _ended_as_told(record, name)
-    said = (
-        f"all {_COUNTS[len(record.phases)]} phases began, trained and ended, with {' / '.join(str(calls[name]) for name in record.phases)} "
-        "training calls."
-        if record.finished
-        else (
-            f"the journey has not reached its end: {len(began)} of {len(record.phases)} phases began, {len(ended)} ended; "
-            "only these are checked."
+    if record.finished:
+        counts = " / ".join(str(calls[name]) for name in record.phases)
+        said = f"{_ALL[len(record.phases)]} phases began, trained and ended, with {counts} training calls."
+    else:
+        said = (
+            f"the journey has not reached its end: {len(began)} of {len(record.phases)} phases began, {len(ended)} "
+            "ended; only these are checked."
         )
-    )
     return checked(
         "phases_complete", faults, said, {"began": len(began), "ended": len(ended), "train_calls": calls}
     )

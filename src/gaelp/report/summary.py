@@ -105,8 +105,8 @@ def log_lines(summary: Summary, split: LogSplit) -> tuple[str, ...]:
     """What stands below the table of a journey on a log: how it was cut, learning, the worlds, the replay, its end."""
     parts = ", ".join(f"{part.name} {part.episodes}" for part in split.parts)
     told = [
-        f"Log {split.log}: episodes of {split.episode_auctions} auctions, each with a budget of {split.episode_budget:,}, "
-        f"in its order: {parts}; {split.unused_auctions} auctions at its end unused.",
+        f"Log {split.log}, in its order: {parts} episodes of {split.episode_auctions} auctions and a budget of "
+        f"{split.episode_budget:,} each; {split.unused_auctions} auctions at its end unused.",
         f"Learning: {summary.learning.verdict}. {_sentence(summary.learning.reason)}",
     ]
     judged = summary.judged_actor
