@@ -226,7 +226,7 @@ class AuctionLog(_Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the file when the run began: another one is another journey."""
     episode_auctions: int = Field(480, ge=TICKS_PER_DAY)
-    budget_fraction: str | None = None
+    budget_fraction: str | None = Field(None, pattern=r"^[0-9]{1,40}(\.[0-9]{1,40}|/0*[1-9][0-9]{0,39})?$")
     """The budget of an episode as a share of what a mean training episode costs whole, such as "1/16"."""
     episode_budget: int | None = Field(None, ge=1)
     max_bid: int | None = Field(None, ge=1)
