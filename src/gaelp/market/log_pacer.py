@@ -6,6 +6,7 @@ The same search on worlds drawn from that part gives the retuned pacer, a rival 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -90,19 +91,11 @@ def tune(curve: Curve, auctions: Auctions, terms: Terms, schema: Schema, seed: i
     Raises BadInput when the pacer buys none.
     """
     rng = np.random.default_rng(seed)
-    own = float32(curve)
-    sizes = jnp.asarray(terms.block_auctions, jnp.int32)
-    money = (jnp.int32(terms.budget), jnp.int32(terms.max_bid))
     stream = jax.tree.map(jnp.asarray, auctions)
 
-    @jax.jit
-    def values(knobs: Knobs) -> jax.Array:
-        return jax.lax.map(
-            lambda one: pacer_episodes(stream, sizes, money, own, one, schema).bought.value, knobs
-        )
-
     def mean_values(many: Floats) -> Floats:
-        found = values(Knobs(*(jnp.asarray(column, jnp.float32) for column in many.T)))
+        knobs = Knobs(*(jnp.asarray(column, jnp.float32) for column in many.T))
+        found = _values(stream, *_terms(terms), float32(curve), knobs, schema=schema)
         return np.asarray(found, np.float64).mean(axis=1)
 
     low, high, default = (np.array([float(x) for x in knobs]) for knobs in (LOW, HIGH, DEFAULT_KNOBS))
@@ -124,12 +117,27 @@ def tune(curve: Curve, auctions: Auctions, terms: Terms, schema: Schema, seed: i
 
 def mean_value(pacer: BlockPacer, auctions: Auctions, terms: Terms, schema: Schema) -> float:
     """Predicted clicks that the pacer buys in a mean episode of these."""
-    sizes = jnp.asarray(terms.block_auctions, jnp.int32)
-    money = (jnp.int32(terms.budget), jnp.int32(terms.max_bid))
-    played = jax.jit(pacer_episodes, static_argnames="schema")(
-        jax.tree.map(jnp.asarray, auctions), sizes, money, float32(pacer.curve), float32(pacer.knobs), schema=schema
-    )  # fmt: skip
-    return float(np.asarray(played.bought.value, np.float64).mean())
+    one = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32)[None], pacer.knobs)
+    found = _values(
+        jax.tree.map(jnp.asarray, auctions), *_terms(terms), float32(pacer.curve), one, schema=schema
+    )
+    return float(np.asarray(found, np.float64).mean())
+
+
+@partial(jax.jit, static_argnames="schema")
+def _values(
+    auctions: Auctions, sizes: jax.Array, money: tuple[jax.Array, jax.Array], curve: Curve, knobs: Knobs, *,
+    schema: Schema,
+) -> jax.Array:  # fmt: skip
+    """Predicted clicks [K,B] that the pacers of K knobs buy in B episodes; one pacer after the other."""
+    return jax.lax.map(
+        lambda one: pacer_episodes(auctions, sizes, money, curve, one, schema).bought.value, knobs
+    )
+
+
+def _terms(terms: Terms) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The sizes of blocks, and budget and highest bid, as arrays."""
+    return jnp.asarray(terms.block_auctions, jnp.int32), (jnp.int32(terms.budget), jnp.int32(terms.max_bid))
 
 
 def _spread(centres: Floats, low: Floats, high: Floats, width: float, rng: np.random.Generator) -> Floats:
