@@ -7,7 +7,17 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
 from gaelp.core.money import MICROS
-from gaelp.report.facts import Amounts, ArmsCompared, FittedWorlds, LogSplit, Replayed, Summary, in_order
+from gaelp.report.facts import (
+    LEARNING,
+    Amounts,
+    ArmsCompared,
+    FittedWorlds,
+    Judgement,
+    LogSplit,
+    Replayed,
+    Summary,
+    in_order,
+)
 from gaelp.report.fold import fold, summary_of
 from gaelp.report.reading import Fields
 from gaelp.report.status import approve_command, grant_command, status
@@ -124,6 +134,7 @@ def log_lines(summary: Summary, split: LogSplit) -> tuple[str, ...]:
         )
     if summary.replayed is not None:
         told.append(replayed_sentence(summary.replayed))
+    told += doubts(summary)
     told.append(refused_sentence(summary))
     told.append("The journey has not ended." if summary.ending is None else _sentence(summary.ending.reason))
     return tuple(told)
@@ -179,6 +190,8 @@ def arms_sentence(compared: ArmsCompared) -> str:
 def doubts(summary: Summary) -> tuple[str, ...]:
     """Where the judging worlds say more than the platform does: none when they agree."""
     judged = summary.judged_actor
+    if summary.log_split is not None:
+        return _log_doubts(judged)
     pacer = [c for c in judged.comparisons if c.rival == "pacer"] if judged is not None else []
     if not pacer or not pacer[0].lower > 0:
         return ()
@@ -191,6 +204,16 @@ def doubts(summary: Summary) -> tuple[str, ...]:
         each = "each interval includes 0" if len(unclear) > 1 else "the interval includes 0"
         told.append(f"the platform itself does not show it in {' or in '.join(unclear)}: {each}")
     return tuple(f"The agent beats the pacer in the judging worlds, but {finding}." for finding in told)
+
+
+def _log_doubts(judged: Judgement | None) -> tuple[str, ...]:
+    """On a log a few auctions may be worth a hundred others, which clipped differences do not show."""
+    if judged is None or judged.verdict != LEARNING or judged.shares["agent"] > judged.shares["pacer"]:
+        return ()
+    return (
+        f"The judging worlds' clipped differences say LEARNING, but in all of them together the agent buys "
+        f"{judged.shares['agent']:.2%} of the LP bound and the pacer {judged.shares['pacer']:.2%}.",
+    )
 
 
 def refused_sentence(summary: Summary) -> str:
