@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from fractions import Fraction
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tests.market.made_logs import made_log, written
 
+from gaelp.bidding.block_pacer import Knobs
+from gaelp.core.config import build_log_config
 from gaelp.core.errors import BadInput
+from gaelp.core.schema import default_schema
+from gaelp.learn.engine import RLTrainingEngine
+from gaelp.logs.bids import bids_of_theta
+from gaelp.market.auction_fit import fit_auctions
+from gaelp.market.log_market import BlockPacer
+from gaelp.market.log_pacer import fit_curve, mean_value, windows
+from gaelp.market.log_split import split_log
 from gaelp.orchestration.log_journey import CLIP, paired
 from gaelp.orchestration.log_opening import LogGrounds, LogRun, faithful, prepare_log, reread_log
 from gaelp.orchestration.log_reading import read_split, sha256_of
+from gaelp.orchestration.opening import open_engine, practise
 from gaelp.orchestration.run import any_run, begin_log_run, existing_run
 
 
@@ -88,3 +101,42 @@ def test_a_run_on_a_log_is_found_as_such_and_is_no_run_with_a_platform(run: LogR
     assert any_run(run.home, None).config == run.config
     with pytest.raises(BadInput, match="it has no platform, so no money can be granted"):
         existing_run(run.home, run.run_id)
+
+
+def test_around_a_pacer_that_is_too_timid_the_agent_learns_to_bid_more() -> None:
+    # The positive control of the whole chain: worlds, episodes, rewards, training, judging. The reserve keeps this pacer
+    # from spending a third of its budget, so there is room, which a tuned pacer hardly leaves.
+    log = {
+        "path": "none",
+        "format": "ipinyou-theta",
+        "sha256": "0" * 64,
+        "episode_auctions": 48,
+        "budget_fraction": "1/8",
+    }
+    told = {"log": log, "simulation": {"judging_worlds": 256}, "learning": {"learning_rate": 1e-3}}
+    config, schema = build_log_config(told, "a test"), default_schema()
+    split = split_log([made_log(5_300)], auctions=48, fraction=Fraction(1, 8), budget=None, max_bid=None)
+    training, selection = (fit_auctions(bids_of_theta([part])) for part in (split.training, split.selection))
+    timid = BlockPacer(
+        fit_curve(split.training, split.terms), Knobs(*map(np.float64, (1.0, 5.0, 30.0, -0.3)))
+    )
+    unit = mean_value(timid, windows(split.training, split.terms, 1), split.terms, schema)
+    grounds = LogGrounds(config, schema, split, training, selection, timid, timid, unit)
+    judging = grounds.judging
+
+    def ahead(engine: RLTrainingEngine) -> np.ndarray:
+        stacked = jax.tree.map(lambda x: x[None], engine.policy)
+        return judging.scores(stacked, judging.seeds)[0] - judging.reference("pacer", judging.seeds)
+
+    async def learn() -> tuple[np.ndarray, np.ndarray]:
+        engine = open_engine(config, schema, grounds.practice, judging)
+        untrained = ahead(engine)
+        for call in range(30):
+            batch = practise(grounds.practice, 7, "simulation", call, 32, engine.policy, engine.actor_hash())
+            await engine.train_step(episode_results=batch)
+        return untrained, ahead(engine)
+
+    untrained, trained = asyncio.run(learn())
+    assert not untrained.any()
+    # Seen once: +0.20 with a standard error of 0.005 in 512 worlds. Four standard errors leave 1 in 30,000 to chance.
+    assert trained.mean() - 4 * trained.std() / np.sqrt(len(trained)) > 0.1
