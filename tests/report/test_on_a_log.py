@@ -103,6 +103,7 @@ def test_the_summary_tells_the_split_both_verdicts_every_policy_and_why_it_ends(
     ):  # fmt: skip
         assert part in text, part
     assert "price-taker" not in text
+    assert "XXX" not in text
     assert "Money" not in text
 
 

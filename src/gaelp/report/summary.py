@@ -54,15 +54,18 @@ def table(summary: Summary) -> Table:
     shown = Table(box=box.HORIZONTALS, show_lines=True)
     shown.add_column("phase", no_wrap=True)
     # Two or three figures stand below each other, so that the reason keeps room in 80 columns.
-    money = f"granted\nreserved\nspent, {summary.currency}"
-    for name in ("episodes\ntraining\ncalls", "weight\nchange,\nleast", money):
+    # On a log no money can move, and a column of nothing would only narrow the reasons.
+    paid = summary.log_split is None
+    columns = ["episodes\ntraining\ncalls", "weight\nchange,\nleast"]
+    for name in [*columns, f"granted\nreserved\nspent, {summary.currency}"] if paid else columns:
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict and reason", ratio=1)
     for phase in summary.phases:
         # Text, not markup: a reason with brackets is shown as it is.
         shown.add_row(
             Text(phase.name), f"{phase.episodes:,}\n{phase.train_calls:,}",
-            f"{phase.mean_weight_change:.4f}\n{phase.min_weight_change:.4f}", _money_cell(phase.amounts),
+            f"{phase.mean_weight_change:.4f}\n{phase.min_weight_change:.4f}",
+            *([_money_cell(phase.amounts)] if paid else []),
             Text(f"{phase.verdict} by {phase.rule}\n{phase.reason}"),
         )  # fmt: skip
     return shown
