@@ -71,8 +71,7 @@ def split_log(
     used = episodes * auctions
     training = _rows(whole, 0, used - 2 * held_out)
     if fraction is not None:
-        cost = sum(training.price.tolist())
-        budget = math.floor(fraction * Fraction(cost * auctions, len(training)))
+        budget = math.floor(fraction * Fraction(cost_of(training) * auctions, len(training)))
         if not 1 <= budget < HIGHEST:
             raise BadInput(
                 f"--budget-fraction {fraction} of a mean training episode is a budget of {budget}, expected 1 to "
@@ -87,6 +86,12 @@ def split_log(
         terms=Terms(auctions=auctions, budget=budget, max_bid=HIGHEST - 1 if max_bid is None else max_bid),
         unused=n - used,
     )
+
+
+def cost_of(part: ThetaAuctions) -> int:
+    """What all its auctions cost, exactly."""
+    # In two halves: more than 2^23 of the highest prices would overflow one sum.
+    return (int((part.price >> 20).sum()) << 20) + int((part.price & ((1 << 20) - 1)).sum())
 
 
 def fewest_auctions(episode_auctions: int) -> int:

@@ -25,7 +25,7 @@ from gaelp.market.log_episodes import Drawn, EpisodeSource, Recorded
 from gaelp.market.log_market import BlockPacer, LogMarket
 from gaelp.market.log_oracle import lp_bound
 from gaelp.market.log_pacer import EPISODES, fit_curve, mean_value, tune, windows
-from gaelp.market.log_split import LogSplit
+from gaelp.market.log_split import LogSplit, cost_of
 from gaelp.orchestration.judging import TUNING_SEEDS, JudgingWorlds
 from gaelp.orchestration.log_reading import read_split
 from gaelp.orchestration.opening import JUDGING
@@ -191,7 +191,7 @@ def _told_split(config: LogJourneyConfig, split: LogSplit) -> dict[str, object]:
         "parts": [
             {
                 "name": name, "auctions": len(part), "episodes": split.episodes(part), "clicks": int(part.click.sum()),
-                "cost": sum(part.price.tolist()), "predicted_clicks": float(part.value.sum()),
+                "cost": cost_of(part), "predicted_clicks": float(part.value.sum()),
             }
             for name, part in parts.items()
         ],
