@@ -52,7 +52,9 @@ def test_what_no_bid_may_win_is_no_part_of_the_curve() -> None:
 
 
 def test_a_log_without_prices_is_refused() -> None:
-    with pytest.raises(BadInput, match="no auction of the training part has a price above 0"):
+    with pytest.raises(
+        BadInput, match="no auction of the training part has a pCTR above 0 and a price above 0"
+    ):
         fit_curve(auctions((0, 0.1), (0, 0.2)), FREE)
 
 

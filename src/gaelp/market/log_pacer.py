@@ -49,7 +49,7 @@ def fit_curve(auctions: ThetaAuctions, terms: Terms) -> Curve:
     price, value = price[some], value[some]
     if not len(price):
         raise BadInput(
-            "no auction of the training part has a price above 0 within the highest bid and the budget."
+            "no auction of the training part has a pCTR above 0 and a price above 0 within highest bid and budget."
         )
     ratio = price / value
     order = np.argsort(ratio, kind="stable")
