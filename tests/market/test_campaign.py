@@ -195,7 +195,7 @@ def test_after_six_dayparts_every_slot_of_the_six_remembered_is_filled(played):
 def test_where_nobody_tires_the_pacer_is_close_below_the_reference(doubtful):
     """It knows the day afterwards and holds one worth; the pacer adapts to luck that it cannot. 32 worlds, no doubt."""
     fresh = on(doubtful, **{**CERTAIN, "fatigue": 0.0})
-    reference, pacer = fresh.price_taker_reference(SEEDS), fresh.pacer(fresh.certified, SEEDS)
+    reference, pacer = fresh.best_in_hindsight(SEEDS), fresh.pacer(fresh.certified, SEEDS)
     assert reference.shape == (32,)
     assert 0.9 * reference.mean() < pacer.mean() < 1.02 * reference.mean()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from gaelp.logs.theta import ThetaAuctions
-from gaelp.market.log_oracle import best_multiplier, lp_bound
+from gaelp.market.log_oracle import best_multiplier, lp_bound, lp_values
 from gaelp.market.replay import ReplayOptions
 from gaelp.market.stretch import Stretch, bought, whole_log, won_by_bids
 
@@ -105,3 +105,19 @@ def test_multipliers_stay_finite_where_prices_per_pctr_do_not():
     bound = lp_bound(on)
     assert bound.value == 1e-300
     assert np.isfinite(best_multiplier(on, bound))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 64)), min_size=12, max_size=12),
+    st.integers(1, 60),
+    st.integers(1, 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_bounds_of_many_episodes_at_once_add_up_to_the_bound(
+    rows: list[tuple[int, int]], budget: int, max_bid: int
+) -> None:
+    told = stretch([(p, v / 64) for p, v in rows], budget, 4, Fraction(max_bid))
+    price, value = told.auctions.price.reshape(3, 4), told.auctions.value.reshape(3, 4)
+    each = lp_values(price, value, budget, max_bid)
+    assert each.sum() == pytest.approx(lp_bound(told).value, abs=1e-12)
+    assert (each <= value.sum(axis=1) + 1e-12).all()

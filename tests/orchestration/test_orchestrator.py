@@ -122,7 +122,7 @@ def seeds_of(call: int) -> tuple[int, ...]:
 
 def simulated(run: Run, engine: Engine) -> None:
     orchestrator = TrainingOrchestrator(run, platform=None)  # type: ignore[arg-type]
-    orchestrator.engine, orchestrator.practice = engine, Practice()  # type: ignore[assignment]
+    orchestrator.learner.engine, orchestrator.learner.practice = engine, Practice()  # type: ignore[assignment]
     faithful = Verdict(PASS, "fidelity_gate", "a test says so.")
     orchestrator.prepared = SimpleNamespace(fidelity=faithful)  # type: ignore[assignment]
     verdict = asyncio.run(orchestrator.simulation(orchestrator.phases[SIMULATION]))
@@ -167,6 +167,6 @@ def test_a_live_phase_is_judged_in_full_once_and_a_resumed_run_takes_what_the_lo
     run.append("judged", told)
     orchestrator = TrainingOrchestrator(run, platform=None)  # type: ignore[arg-type]
     # It has no engine: to judge again would be an error.
-    verdict = asyncio.run(orchestrator._judge(orchestrator.phases[REAL_TESTING]))
+    verdict = asyncio.run(orchestrator.learner.judge(orchestrator.phases[REAL_TESTING]))
     assert (verdict.ruling, verdict.reason) == (WAIT, "too few worlds.")
     assert [e.payload for e in run.store.events(run.run_id, ["judged"])][1:] == [told]

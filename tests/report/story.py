@@ -38,10 +38,10 @@ class StoppedClock:
 class Story:
     """Writes one run's events; each method is something that happens."""
 
-    def __init__(self, store: Store, run_id: str = "demo-1") -> None:
+    def __init__(self, store: Store, run_id: str = "demo-1", journey: Mapping[str, object] = JOURNEY) -> None:
         self.store, self.run_id = store, run_id
         self.calls = 0
-        store.create_run(run_id, {"journey": JOURNEY})
+        store.create_run(run_id, {"journey": journey})
 
     def tell(self, kind: str, **payload: object) -> int:
         with self.store.transaction(self.run_id) as tx:

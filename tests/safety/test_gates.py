@@ -17,6 +17,7 @@ from gaelp.safety.gates import (
     may_continue,
     promotion_gate,
     ramp_step_gate,
+    replay_gate,
     simulation_gate,
 )
 
@@ -210,3 +211,49 @@ def test_only_a_declared_wait_on_a_sandbox_goes_on_and_a_fail_never(
     goes_on = ruling is PASS or (ruling is WAIT and declared and sandbox)
     assert (verdict.ruling is PASS) == goes_on
     assert goes_on or verdict.ruling is ruling
+
+
+# ---- exact replay
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The agent beside the pacer on 40 recorded episodes, ahead beyond doubt."""
+
+    episodes: int = 40
+    mean: float = 0.05
+    lower: float = 0.01
+    upper: float = 0.09
+    plain_mean: float = 0.06
+    clip: float = 0.25
+
+
+def test_a_replay_passes_when_the_whole_interval_and_the_plain_mean_are_above_0() -> None:
+    verdict = replay_gate(Replay())
+    assert verdict.ruling is PASS
+    assert "+0.0500 [+0.0100, +0.0900]" in verdict.reason
+    assert "40 replayed episodes" in verdict.reason
+
+
+def test_a_replay_fails_when_nothing_of_the_interval_is_above_0() -> None:
+    assert replay_gate(Replay(mean=-0.05, lower=-0.09, upper=0.0, plain_mean=0.2)).ruling is FAIL
+
+
+def test_a_replay_that_is_not_settled_waits_and_says_how_many_episodes_would_settle_it() -> None:
+    # From 0.05 down to -0.05 is twice the mean: four times 40 episodes.
+    verdict = replay_gate(Replay(lower=-0.05))
+    assert verdict.ruling is WAIT
+    assert "about 160 episodes" in verdict.reason
+
+
+def test_an_agent_that_is_not_ahead_is_promised_nothing_of_a_longer_log() -> None:
+    verdict = replay_gate(Replay(mean=-0.01, lower=-0.05, upper=0.03))
+    assert verdict.ruling is WAIT
+    assert "no longer log would pass" in verdict.reason
+    assert replay_gate(Replay(mean=0.0, lower=-0.05, upper=0.03)).ruling is WAIT
+
+
+def test_clipped_differences_alone_pass_nobody() -> None:
+    verdict = replay_gate(Replay(plain_mean=-0.001))
+    assert verdict.ruling is WAIT
+    assert "a few auctions decide" in verdict.reason

@@ -33,6 +33,25 @@ KINDS: Mapping[str, Mapping[str, Shape]] = {
             "within": bool,
         }],
     },
+    "log_split": {
+        "log": str, "sha256": str, "format": str, "episode_auctions": int, "episode_budget": int,
+        "max_bid": (int, NoneType), "unused_auctions": int,
+        "parts": [{
+            "name": str, "auctions": int, "episodes": int, "clicks": int, "cost": int, "predicted_clicks": NUMBER,
+        }],
+    },
+    "block_pacer_certified": {
+        "hash": str, "retuned_hash": str, "artifact": str, "knobs": dict, "retuned_knobs": dict, "mean_value": NUMBER,
+        "mean_lp_value": NUMBER,
+    },
+    "log_fidelity": {
+        "verdict": str, "rule": str, "reason": str, "surprise": NUMBER, "ks": NUMBER, "ks_reference": NUMBER,
+        "fitted_won": int, "held_out_won": int,
+        "lines": [{
+            "name": str, "fitted": NUMBER, "held_out": NUMBER, "low": NUMBER, "high": NUMBER, "identified": bool,
+            "within": bool,
+        }],
+    },
     "phase_began": {"name": str, "train_every": int, "batch_size": int, "num_epochs": int},
     "phase_ended": {"name": str, "episodes": int, "train_calls": int, "verdict": str, "rule": str, "reason": str},
     "day_played": {

@@ -351,9 +351,9 @@ def _step_at(record: Record, phase: str, line: Line) -> int:
 def _limits(record: Record, phase: str, step: int) -> MoneyLimits:
     """A step's own limits for an episode and a day; total and days count the phase, the steps before included."""
     steps = (
-        [record.config.real_testing.limits]
+        [record.campaigns.real_testing.limits]
         if phase == REAL_TESTING
-        else [s.limits for s in record.config.scaled.steps]
+        else [s.limits for s in record.campaigns.scaled.steps]
     )
     own, upto = steps[step], steps[: step + 1]
     return own.model_copy(update={"total": sum(s.total for s in upto), "days": sum(s.days for s in upto)})
@@ -446,9 +446,9 @@ def shadow_is_free(record: Record) -> Check:
         if line.whole("day") in days
     ]
     shadow = record.of("day_played", phase="shadow")
-    if record.ended(REAL_TESTING) is not None and len(shadow) != record.config.real_testing.shadow_days:
+    if record.ended(REAL_TESTING) is not None and len(shadow) != record.campaigns.real_testing.shadow_days:
         faults.append(
-            f"{len(shadow)} shadow days were played, {record.config.real_testing.shadow_days} are configured"
+            f"{len(shadow)} shadow days were played, {record.campaigns.real_testing.shadow_days} are configured"
         )
     said = (
         f"{len(shadow)} shadow days and {len(watched) - len(shadow)} days of history, none with an entry "

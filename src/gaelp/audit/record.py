@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gaelp.core.config import JourneyConfig
-from gaelp.core.errors import StoreError
+from gaelp.core.config import JourneyConfig, LogJourneyConfig
+from gaelp.core.errors import BadInput, StoreError
 
 SIMULATION, HISTORICAL, REAL_TESTING, SCALED = PHASES = ("simulation", "historical", "real_testing", "scaled")
 LIVE = (REAL_TESTING, SCALED)
@@ -116,7 +116,7 @@ class Record:
     """A run's name, configuration and all lines of its log, in order."""
 
     run_id: str
-    config: JourneyConfig
+    config: JourneyConfig | LogJourneyConfig
     lines: tuple[Line, ...]
 
     def of(self, *kinds: str, **where: object) -> tuple[Line, ...]:
@@ -128,15 +128,27 @@ class Record:
         )
 
     @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that its journey has, in order; on a log there is no platform for the others."""
+        return (SIMULATION, HISTORICAL) if isinstance(self.config, LogJourneyConfig) else PHASES
+
+    @property
+    def campaigns(self) -> JourneyConfig:
+        """The configuration of a journey with a platform. Raises BadInput for one on a log."""
+        if isinstance(self.config, LogJourneyConfig):
+            raise BadInput(f"run {self.run_id} is on an auction log and has no campaigns.")
+        return self.config
+
+    @property
     def prefix(self) -> str:
         """What the platform names every campaign of this run by."""
         return f"gaelp/{self.run_id}/"
 
     @property
     def finished(self) -> bool:
-        """Did the journey reach its end: by its own word, or because all four phases ended."""
+        """Did the journey reach its end: by its own word, or because all its phases ended."""
         ended = {line.text("name") for line in self.of("phase_ended")}
-        return bool(self.of("journey_ended", reached_end=True)) or ended == set(PHASES)
+        return bool(self.of("journey_ended", reached_end=True)) or ended == set(self.phases)
 
     def ended(self, phase: str) -> Line | None:
         """The line that ended `phase`; None while it goes on, or before it began."""

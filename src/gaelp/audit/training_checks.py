@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from gaelp.audit.record import (
     HISTORICAL,
     LIVE,
-    PHASES,
     REAL_TESTING,
     SIMULATION,
     Check,
@@ -25,8 +24,9 @@ from gaelp.audit.record import (
     Record,
     checked,
     number_of,
+    whole_of,
 )
-from gaelp.core.config import Cadence
+from gaelp.core.config import Cadence, LogJourneyConfig
 from gaelp.core.errors import StoreError
 from gaelp.learn.export import hash_of, policy_part
 from gaelp.store import checkpoints
@@ -47,6 +47,8 @@ JUDGED_AFTER_TRAINING = (
     "books_balance",
 )
 """Rules that speak when the remainder has been trained; a FAIL by any other rule stops training at once."""
+
+_ALL = {2: "both", 4: "all four"}
 
 _SAVED_AS = (
     ("state.agent.", ""),
@@ -80,32 +82,33 @@ class SavedHashes:
 
 
 def phases_complete(record: Record) -> Check:
-    """A finished journey began, trained and ended all four phases; an unfinished one says how far it came."""
+    """A finished journey began, trained and ended all its phases; an unfinished one says how far it came."""
     began = [line.text("name") for line in record.of("phase_began")]
     faults = [
         f"{name} began {began.count(name)} times" for name in dict.fromkeys(began) if began.count(name) > 1
     ]
-    faults += [f"{name} is no phase" for name in dict.fromkeys(began) if name not in PHASES]
+    faults += [f"{name} is no phase" for name in dict.fromkeys(began) if name not in record.phases]
     if not began:
         faults.append("no phase has begun: there is nothing to validate")
-    if began != list(PHASES[: len(began)]):
+    if began != list(record.phases[: len(began)]):
         faults.append(f"the phases began in the order {', '.join(began)}")
-    ended = [name for name in PHASES if record.ended(name) is not None]
-    calls = {name: len(record.of("trained", phase=name)) for name in PHASES}
+    ended = [name for name in record.phases if record.ended(name) is not None]
+    calls = {name: len(record.of("trained", phase=name)) for name in record.phases}
     if record.finished:
-        faults += [f"the journey ended, but {name} did not" for name in PHASES if name not in ended]
-        faults += [f"the journey ended, but {name} never trained" for name in PHASES if not calls[name]]
+        faults += [f"the journey ended, but {name} did not" for name in record.phases if name not in ended]
+        faults += [
+            f"the journey ended, but {name} never trained" for name in record.phases if not calls[name]
+        ]
     for name in ended:
         faults += _ended_as_told(record, name)
-    said = (
-        f"all four phases began, trained and ended, with {' / '.join(str(calls[name]) for name in PHASES)} "
-        "training calls."
-        if record.finished
-        else (
-            f"the journey has not reached its end: {len(began)} of 4 phases began, {len(ended)} ended; "
-            "only these are checked."
+    if record.finished:
+        counts = " / ".join(str(calls[name]) for name in record.phases)
+        said = f"{_ALL[len(record.phases)]} phases began, trained and ended, with {counts} training calls."
+    else:
+        said = (
+            f"the journey has not reached its end: {len(began)} of {len(record.phases)} phases began, {len(ended)} "
+            "ended; only these are checked."
         )
-    )
     return checked(
         "phases_complete", faults, said, {"began": len(began), "ended": len(ended), "train_calls": calls}
     )
@@ -202,12 +205,17 @@ def available_episodes(record: Record, phase: str) -> int:
     """The agent's episodes there are to train on: as configured, as logged, or as settled and not tripped."""
     if phase == SIMULATION:
         return record.config.simulation.episodes
+    if phase == HISTORICAL and isinstance(record.config, LogJourneyConfig):
+        parts = [part for split in record.of("log_split") for part in split.parts("parts")]
+        return record.config.historical.passes * sum(
+            whole_of(part, "episodes", "event log_split") for part in parts if part["name"] == "training"
+        )
     if phase == HISTORICAL:
         exported = record.of("history_exported")
         if not exported:
             return 0
         first = exported[0].whole("first_day")
-        days = range(first, first + record.config.history.training_days)
+        days = range(first, first + record.campaigns.history.training_days)
         return sum(
             len(line.parts("slots"))
             for line in record.of("day_played", phase="history")
@@ -227,7 +235,7 @@ def _uneven_history(record: Record) -> list[str]:
     exported = record.of("history_exported")
     if not exported:
         return []
-    wanted = record.config.history.training_days * exported[0].whole("campaigns")
+    wanted = record.campaigns.history.training_days * exported[0].whole("campaigns")
     played = available_episodes(record, HISTORICAL)
     return (
         []
@@ -243,7 +251,7 @@ def gradient_steps(record: Record) -> Check:
     updates = transitions = 0
     for call in record.of("trained"):
         phase, n = call.text("phase"), call.whole("episodes")
-        if phase not in PHASES:
+        if phase not in record.phases:
             continue
         agreed = CONTRACT[phase]
         for name in ("batch_size", "num_epochs"):
@@ -398,8 +406,8 @@ def played_weights(record: Record) -> Check:
                 )
             waiting, learner = None, line.text("actor_hash_after")
         elif line.kind == "played":
-            # Logged episodes are played by the incumbent; whatever is simulated, by the learner itself.
-            waiting = line if line.text("source") == "simulated" else None
+            # Logged episodes are played by the incumbent; whatever is simulated or replayed, by the learner itself.
+            waiting = line if line.text("source") in ("simulated", "replayed") else None
         elif line.kind == "promoted":
             actor = line.text("actor_hash")
             promoted.append(actor)
@@ -423,7 +431,8 @@ def played_weights(record: Record) -> Check:
         if promoted
         else "by the untrained agent, for nothing was promoted"
     )
-    said = f"{days} live days were played {by}; in simulation each call trained what had played."
+    where = "simulation and replay" if isinstance(record.config, LogJourneyConfig) else "simulation"
+    said = f"{days} live days were played {by}; in {where} each call trained what had played."
     return checked("played_weights", faults, said, {"live_days": days, "promotions": len(promoted)})
 
 
@@ -436,7 +445,7 @@ def frozen_actor(record: Record) -> Check:
         for line in record.of("day_played", phase=phase):
             by_step.setdefault(line.whole("step"), []).append(line)
         for step, days in by_step.items():
-            length = record.config.real_testing.window_days if phase == REAL_TESTING else len(days)
+            length = record.campaigns.real_testing.window_days if phase == REAL_TESTING else len(days)
             for start in range(0, len(days), length):
                 window = days[start : start + length]
                 actors = list(dict.fromkeys(line.text("actor_hash")[:12] for line in window))
@@ -451,7 +460,7 @@ def frozen_actor(record: Record) -> Check:
 
 
 def _begun(record: Record) -> list[str]:
-    return [phase for phase in PHASES if record.of("phase_began", name=phase)]
+    return [phase for phase in record.phases if record.of("phase_began", name=phase)]
 
 
 def _strays(record: Record) -> list[Line]:

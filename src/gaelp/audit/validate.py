@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaelp.audit import money_checks, training_checks
+from gaelp.audit import log_checks, money_checks, training_checks
 from gaelp.audit.event_kinds import event_payloads
 from gaelp.audit.record import LIVE, Check, Line, Record
-from gaelp.core.config import build_config
+from gaelp.core.config import LogJourneyConfig, build_journey
 from gaelp.core.errors import BadInput, PlatformError, StoreError
 from gaelp.platforms.platform import BillLine
 from gaelp.store.log import GENESIS
@@ -49,7 +49,8 @@ class Validation:
 def validate_run(store: Store, run_id: str, artifacts: Path, bill: Bill | None) -> Validation:
     """Check a run's log, its saved weights in `artifacts` and the platform's `bill`; writes nothing.
 
-    bill None: there is no platform to ask, and the check of that name fails and says so. A log that is broken or
+    bill None: there is no platform to ask, and the check of that name fails and says so; a journey on a log has none,
+    and is held to having moved no money instead. A log that is broken or
     tells too little is not read any further. Raises StoreError when there is no such run.
     """
     told = store.config(run_id)["journey"]
@@ -57,26 +58,29 @@ def validate_run(store: Store, run_id: str, artifacts: Path, bill: Bill | None) 
         raise StoreError(f"run {run_id!r} holds no journey.")
     record = Record(
         run_id=run_id,
-        config=build_config(told, f"run {run_id}"),
+        config=build_journey(told, f"run {run_id}"),
         lines=tuple(Line(event.seq, event.kind, event.payload) for event in store.events(run_id)),
     )
     # The store's books and approvals are not asked: what they are folded from is what is in question.
     readable = (_hash_chain(store, run_id), event_payloads(record.lines, LIVE))
     if not all(check.ok for check in readable):
         return Validation(run_id, readable)
+    if isinstance(record.config, LogJourneyConfig):
+        return Validation(
+            run_id,
+            (
+                *readable,
+                log_checks.log_on_disk(record, record.config),
+                log_checks.split_in_order(record, record.config),
+                *_trained(record, artifacts),
+                log_checks.no_money(record),
+            ),
+        )
     return Validation(
         run_id,
         (
             *readable,
-            training_checks.phases_complete(record),
-            training_checks.cadence(record),
-            training_checks.nothing_left(record),
-            training_checks.gradient_steps(record),
-            training_checks.weights_moved(record),
-            training_checks.second_looks(record),
-            training_checks.weights_chained(record),
-            training_checks.weights_on_disk(record, artifacts),
-            training_checks.played_weights(record),
+            *_trained(record, artifacts),
             training_checks.frozen_actor(record),
             money_checks.step_spend(record),
             money_checks.settled_spend(record),
@@ -89,6 +93,21 @@ def validate_run(store: Store, run_id: str, artifacts: Path, bill: Bill | None) 
             money_checks.approvals(record),
             money_checks.shadow_is_free(record),
         ),
+    )
+
+
+def _trained(record: Record, artifacts: Path) -> tuple[Check, ...]:
+    """What every journey must show of its training."""
+    return (
+        training_checks.phases_complete(record),
+        training_checks.cadence(record),
+        training_checks.nothing_left(record),
+        training_checks.gradient_steps(record),
+        training_checks.weights_moved(record),
+        training_checks.second_looks(record),
+        training_checks.weights_chained(record),
+        training_checks.weights_on_disk(record, artifacts),
+        training_checks.played_weights(record),
     )
 
 

@@ -113,24 +113,63 @@ def demo(
 
 @app.command()
 def run(
-    config: ConfigFile,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The journey's TOML file; or give --logs.")
+    ] = None,
+    logs: Annotated[
+        Path | None, typer.Option("--logs", help="Instead of CONFIG: a recorded auction log to train and judge on.")
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="The log's format: ipinyou-theta.")] = None,
+    episode_auctions: Annotated[
+        int | None, typer.Option(help="With --logs: an episode is so many auctions; 480.")
+    ] = None,
+    budget_fraction: Annotated[
+        str | None,
+        typer.Option(help="With --logs: an episode's budget, as a share of what a training episode costs; 1/16."),
+    ] = None,
+    episode_budget: Annotated[
+        str | None, typer.Option(help="With --logs: an episode's budget in the log's money.")
+    ] = None,
+    max_bid: Annotated[str | None, typer.Option(help="With --logs: no bid above this.")] = None,
     home: Home = RUNS, seed: Seed = None, algorithm: Algorithm = None, settings: Settings = None, json_: Json = False,
 ) -> None:  # fmt: skip
     """Run a configured journey; it waits before any money.
 
-    `gaelp grant` and `gaelp approve`, from another terminal, let it go on.
+    `gaelp grant` and `gaelp approve`, from another terminal, let it go on. With --logs it is a journey through the
+    first two phases on a recorded auction log: worlds fitted to its first part, exact replay of it, judged on its
+    last part. No money can follow; it prints both verdicts and ends.
 
     Example:
 
+    \b
         gaelp run journey.toml --set simulation.episodes=6400
+
+    \b
+        gaelp run --logs train.txt --format ipinyou-theta --episode-auctions 480 --budget-fraction 1/16
     """
+    from gaelp.cli.log_run import LogOptions, start_on_log
+
+    options = LogOptions(
+        logs=logs, format_=format_, episode_auctions=episode_auctions, budget_fraction=budget_fraction,
+        episode_budget=episode_budget, max_bid=max_bid,
+    )  # fmt: skip
+    overrides = _overrides(seed, algorithm, settings)
+    if config is None and logs is None:
+        raise BadInput("give the journey's TOML file, or --logs with a recorded auction log.")
+    if config is None:
+        start_on_log(home, options, overrides, as_json=json_)
+        return
+    if options.given():
+        raise BadInput(
+            f"CONFIG and {options.given()[0]} exclude each other: a journey is configured or on a log."
+        )
     from gaelp.cli.journey import start
 
     start(
         home,
         _toml(config),
         str(config),
-        _overrides(seed, algorithm, settings),
+        overrides,
         answered_by="person",
         as_json=json_,
     )
@@ -199,10 +238,10 @@ def report(run_name: RunName = None, home: Home = RUNS, json_: Json = False) -> 
 
         gaelp report demo-1
     """
-    from gaelp.orchestration.run import existing_run
+    from gaelp.orchestration.run import any_run
     from gaelp.report.html import write_report
 
-    found = existing_run(home, run_name)
+    found = any_run(home, run_name)
     path = found.directory / "report.html"
     write_report(found.store, found.run_id, path)
     _tell({"run": found.run_id, "report": str(path)}, json_)
@@ -296,9 +335,9 @@ def halt(
         gaelp halt demo-1 --reason "spend looks wrong"
     """
     from gaelp.orchestration.halt import halt as halt_run
-    from gaelp.orchestration.run import existing_run
+    from gaelp.orchestration.run import any_run
 
-    found = existing_run(home, run_name)
+    found = any_run(home, run_name)
     stopped = halt_run(found, reason)
     told = {
         "run": found.run_id,

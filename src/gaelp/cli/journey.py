@@ -9,11 +9,19 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from gaelp.core.config import override
+from gaelp.core.config import Journey, override
 from gaelp.core.errors import BadInput, GaelpError, PhaseFailed
 from gaelp.core.money import Money
 from gaelp.core.verdict import FAIL
-from gaelp.orchestration.run import Run, Wanted, begin_run, compile_cache, existing_run
+from gaelp.orchestration.run import (
+    Run,
+    Wanted,
+    any_run,
+    begin_run,
+    compile_cache,
+    has_a_platform,
+    is_on_a_log,
+)
 from gaelp.safety import latch
 from gaelp.safety.approvals import Approval
 
@@ -28,7 +36,7 @@ def start(
 
 def go_on(home: Path, run_name: str | None, *, lift: str | None, as_json: bool) -> None:
     """Go on with an existing run. Raises BadInput when it has ended, or is halted and nobody lifts that."""
-    run = existing_run(home, run_name)
+    run = any_run(home, run_name)
     if run.found("journey_ended", reached_end=True):
         raise BadInput(f"run {run.run_id} has reached its end: `gaelp report {run.run_id}` shows it.")
     if lift is not None:
@@ -39,7 +47,12 @@ def go_on(home: Path, run_name: str | None, *, lift: str | None, as_json: bool) 
         raise BadInput(
             f'run {run.run_id} is halted ({down.reason}): lift it with --lift "reason" when that is mended.'
         )
-    _travel(run, str(run.store.config(run.run_id)["answered_by"]), as_json=as_json)
+    if is_on_a_log(run):
+        from gaelp.cli.log_run import travel_log
+
+        travel_log(run, as_json=as_json)
+    elif has_a_platform(run):
+        _travel(run, str(run.store.config(run.run_id)["answered_by"]), as_json=as_json)
 
 
 def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
@@ -80,13 +93,14 @@ def _travel(run: Run, answered_by: str, *, as_json: bool) -> None:
             },
         )
         process.stop()
-    _conclude(run, process.database, time.perf_counter() - began, as_json=as_json)
+    conclude(run, process.database, time.perf_counter() - began, as_json=as_json)
     if failure is not None:
         print(f"gaelp: {failure}", file=sys.stderr)
         raise SystemExit(failure.exit_code)
 
 
-def _conclude(run: Run, sandbox_db: Path, seconds: float, *, as_json: bool) -> None:
+def conclude(run: Run[Journey], sandbox_db: Path | None, seconds: float, *, as_json: bool) -> None:
+    """Write the report, print the summary, and end with the JSON object or with where to read on."""
     from rich.console import Console
 
     from gaelp.report.html import write_report
@@ -95,7 +109,7 @@ def _conclude(run: Run, sandbox_db: Path, seconds: float, *, as_json: bool) -> N
     write_report(run.store, run.run_id, run.directory / "report.html")
     summary = summarise(run.store, run.run_id)
     print_summary(summary, Console(stderr=as_json))
-    answer = summary.answer(seconds=seconds, sandbox_db=str(sandbox_db))
+    answer = summary.answer(seconds=seconds, sandbox_db=None if sandbox_db is None else str(sandbox_db))
     if as_json:
         print(json.dumps(answer))
     else:
@@ -124,7 +138,7 @@ def log_to(file: TextIO) -> None:
 class LiveProgress:
     """Progress bars on standard error, one per stage, in the order in which they began."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run[Journey]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
@@ -156,7 +170,7 @@ class LiveProgress:
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
 
-    def announce(self, run: Run, wanted: Wanted) -> None:
+    def announce(self, run: Run[Journey], wanted: Wanted) -> None:
         """Say what a live step waits for, and the two commands that answer."""
         money = Money(wanted.binding.limit_micros, run.config.currency)
         units = str(money).split()[0]
@@ -169,7 +183,7 @@ class LiveProgress:
             highlight=False,
         )
 
-    def demo_person(self, run: Run, wanted: Wanted) -> None:
+    def demo_person(self, run: Run[Journey], wanted: Wanted) -> None:
         """The demo's person: grants and approves exactly what is asked, in sight."""
         money = Money(wanted.binding.limit_micros, run.config.currency)
         with run.store.transaction(run.run_id) as tx:

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gaelp.core.errors import GaelpError, PhaseFailed
-from gaelp.orchestration.run import Run, compile_cache, existing_run
+from gaelp.core.config import Journey
+from gaelp.core.errors import BadInput, GaelpError, PhaseFailed
+from gaelp.orchestration.run import Run, any_run, compile_cache, has_a_platform
 
 if TYPE_CHECKING:
     from gaelp.platforms.platform import BillLine
@@ -23,7 +24,7 @@ class NotProved(GaelpError):
 
 def show_verification(home: Path, run_name: str | None, *, as_json: bool) -> None:
     """Repeat learning verification; exit code 0 only for LEARNING, and only when the log says the same."""
-    run = existing_run(home, run_name)
+    run = any_run(home, run_name)
     _quietly(run)
     from gaelp.orchestration.reverify import reverify
 
@@ -55,10 +56,15 @@ def show_validation(home: Path, run_name: str | None, *, negative_controls: bool
     """Check a run's log, weights and bill; exit code 0 only when every check holds."""
     from gaelp.audit.validate import validate_run
 
-    run = existing_run(home, run_name)
+    run = any_run(home, run_name)
+    if negative_controls and not has_a_platform(run):
+        raise BadInput(
+            f"run {run.run_id} is a journey on an auction log; --negative-controls are played in worlds of an account."
+        )
     started: list[SandboxProcess] = []
 
     def bill() -> tuple[BillLine, ...]:
+        assert has_a_platform(run), "a journey on a log is asked for no bill"
         platform, process = run.open_platform()
         started.append(process)
         return platform.bill(run.prefix)
@@ -68,7 +74,7 @@ def show_validation(home: Path, run_name: str | None, *, negative_controls: bool
         for process in started:
             process.stop()
     told: dict[str, Any] = validation.payload()
-    if negative_controls:
+    if negative_controls and has_a_platform(run):
         told["controls"] = [result.payload() for result in _controls(run)]
         told["ok"] = told["ok"] and all(control["ok"] for control in told["controls"])
     if as_json:
@@ -91,7 +97,7 @@ def _controls(run: Run) -> tuple[Any, ...]:
     return asyncio.run(negative_controls(lambda overrides: short_run(stage, overrides), [run.config.seed]))
 
 
-def _quietly(run: Run) -> None:
+def _quietly(run: Run[Journey]) -> None:
     """Compiled programs from the cache, log lines to the run's own file."""
     from gaelp.cli.journey import log_to
     from gaelp.learn.runtime import enable_compilation_cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -88,18 +88,23 @@ class Cadence(_Part):
     num_epochs: int = Field(ge=1)
 
 
-class SimulationConfig(Cadence):
-    """Worlds fitted on training days; judged in worlds fitted on selection days."""
+class Practice(Cadence):
+    """Worlds fitted on the training part of the past; judged in worlds fitted on its selection part."""
 
     train_every: int = 32
     batch_size: int = 64
     num_epochs: int = 4
     episodes: int = Field(ge=1)
     judging_worlds: int = Field(ge=32, le=65536)
-    budget_low: PositiveMicros
-    budget_high: PositiveMicros
     checkpoint_every: int = Field(25, ge=1)
     """Training calls between two checkpoints; what a crash can cost is re-played exactly."""
+
+
+class SimulationConfig(Practice):
+    """Practice in campaign-days, whose budgets lie between two."""
+
+    budget_low: PositiveMicros
+    budget_high: PositiveMicros
 
 
 class HistoricalConfig(Cadence):
@@ -170,8 +175,8 @@ class GuardConfig(_Part):
     """A day's spend so far at most this multiple of its plan so far (the platform may over-deliver twofold)."""
 
 
-class JourneyConfig(_Part):
-    """A whole journey through the four phases."""
+class Journey(_Part):
+    """What every journey says: its name and seed, how its agent decides and learns, and where it practises."""
 
     name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = Field(7, ge=0, lt=2**31)
@@ -179,9 +184,25 @@ class JourneyConfig(_Part):
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
     decisions_per_day: int = Field(6, ge=1, le=48)
     profile: str = "focused"
+    learning: LearningConfig = LearningConfig()
+    simulation: Practice
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"no algorithm {self.algorithm!r}.{nearest(self.algorithm, ALGORITHMS)}")
+        if TICKS_PER_DAY % self.decisions_per_day:
+            raise ValueError(f"decisions_per_day must divide {TICKS_PER_DAY}, got {self.decisions_per_day}")
+        if self.profile not in PROFILES:
+            raise ValueError(f"no observation profile {self.profile!r}.{nearest(self.profile, PROFILES)}")
+        return self
+
+
+class JourneyConfig(Journey):
+    """A whole journey through the four phases."""
+
     continue_after_wait: bool = False
     """Lets a journey on a sandbox go on after WAIT. Never after FAIL, and never on a real account."""
-    learning: LearningConfig = LearningConfig()
     history: HistoryConfig
     platform: PlatformConfig
     guards: GuardConfig = GuardConfig()
@@ -191,16 +212,58 @@ class JourneyConfig(_Part):
     scaled: ScaledConfig
 
     @model_validator(mode="after")
-    def _known(self) -> JourneyConfig:
-        if self.algorithm not in ALGORITHMS:
-            raise ValueError(f"no algorithm {self.algorithm!r}.{nearest(self.algorithm, ALGORITHMS)}")
-        if TICKS_PER_DAY % self.decisions_per_day:
-            raise ValueError(f"decisions_per_day must divide {TICKS_PER_DAY}, got {self.decisions_per_day}")
-        if self.profile not in PROFILES:
-            raise ValueError(f"no observation profile {self.profile!r}.{nearest(self.profile, PROFILES)}")
+    def _budgets_in_order(self) -> JourneyConfig:
         if self.simulation.budget_high < self.simulation.budget_low:
             raise ValueError("simulation.budget_high is below simulation.budget_low")
         return self
+
+
+class AuctionLog(_Part):
+    """A recorded auction log and how it is cut into episodes. Money is in the log's own unit, whole."""
+
+    path: str
+    format: Literal["ipinyou-theta"]
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the file when the run began: another one is another journey."""
+    episode_auctions: int = Field(480, ge=TICKS_PER_DAY)
+    budget_fraction: str | None = Field(None, pattern=r"^[0-9]{1,40}(\.[0-9]{1,40}|/0*[1-9][0-9]{0,39})?$")
+    """The budget of an episode as a share of what a mean training episode costs whole, such as "1/16"."""
+    episode_budget: int | None = Field(None, ge=1)
+    max_bid: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> AuctionLog:
+        if (self.budget_fraction is None) == (self.episode_budget is None):
+            raise ValueError("give either budget_fraction or episode_budget, and not both")
+        return self
+
+
+class LogPractice(Practice):
+    """Practice in worlds fitted to the log."""
+
+    episodes: int = Field(5120, ge=1)
+    judging_worlds: int = Field(2048, ge=32, le=65536)
+
+
+class ReplayConfig(Cadence):
+    """Exact replay of the training episodes, so many times over; judged on the certification episodes."""
+
+    train_every: int = 16
+    batch_size: int = 32
+    num_epochs: int = 2
+    passes: int = Field(8, ge=1, le=1000)
+    checkpoint_every: int = Field(25, ge=1)
+
+
+class LogJourneyConfig(Journey):
+    """A journey through the first two phases on a recorded auction log; no platform, so no money."""
+
+    name: str = Field("log", min_length=1, max_length=40, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    currency: Literal["XXX"] = "XXX"
+    """ISO 4217 for no currency: a log's money has a unit of its own, and none is spent."""
+    log: AuctionLog
+    simulation: LogPractice = LogPractice()
+    historical: ReplayConfig = ReplayConfig()
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -215,13 +278,32 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def build_config(told: dict[str, Any], where: str) -> JourneyConfig:
     """Validate a journey given as plain values. Raises BadInput naming `where` and the first key that is wrong."""
+    return _built(JourneyConfig, told, where)
+
+
+def build_log_config(told: dict[str, Any], where: str) -> LogJourneyConfig:
+    """Validate a journey on a log, as `build_config` does any other."""
+    return _built(LogJourneyConfig, told, where)
+
+
+def build_journey(told: dict[str, Any], where: str) -> JourneyConfig | LogJourneyConfig:
+    """Validate what a run was entered with: a journey on a log is the one that names a log."""
+    return build_log_config(told, where) if "log" in told else build_config(told, where)
+
+
+AnyJourney = TypeVar("AnyJourney", bound=Journey)
+
+
+def _built(model: type[AnyJourney], told: dict[str, Any], where: str) -> AnyJourney:
     try:
-        return JourneyConfig.model_validate(told)
+        return model.model_validate(told)
     except ValidationError as error:
-        raise BadInput(_sentence(error, where)) from error
+        raise BadInput(_sentence(error, where, model)) from error
 
 
-def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+def override(
+    told: dict[str, Any], assignments: list[str], model: type[Journey] = JourneyConfig
+) -> dict[str, Any]:
     """Apply `key=value` settings: a dotted path, or the bare name of a key that exists only once.
 
     A step of the ramp is reached by its number from 0: `scaled.steps.0.days=3`. Values are read as TOML (`0`, `true`,
@@ -233,7 +315,7 @@ def override(told: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
             raise BadInput(f"--set takes key=value, got {assignment!r}.")
-        paths = _leaves(JourneyConfig, (), out)
+        paths = _leaves(model, (), out)
         matches = [p for p in paths if ".".join(p) == key] or [p for p in paths if p[-1] == key]
         if not matches:
             raise BadInput(
@@ -277,12 +359,12 @@ def _leaves(model: type[BaseModel], path: tuple[str, ...], told: object) -> list
     return found
 
 
-def _sentence(error: ValidationError, where: str) -> str:
+def _sentence(error: ValidationError, where: str, model: type[Journey]) -> str:
     # An unknown key is often a missing one misspelt, so it is told first.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = {p[-1] for p in _leaves(JourneyConfig, (), {})} | set(JourneyConfig.model_fields)
+        known = {p[-1] for p in _leaves(model, (), {})} | set(model.model_fields)
         return f"{where}: unknown key {location}.{nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"{where}: {location} is missing and has no default."

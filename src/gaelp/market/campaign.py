@@ -163,6 +163,15 @@ class CampaignMarket:
         self._random = jax.jit(self._random_days)
         self._worlds = jax.jit(partial(worlds_of, kind=kind))
 
+    @property
+    def hidden_width(self) -> int:
+        """H of its episodes."""
+        return len(HIDDEN)
+
+    def scale(self, pacer: np.ndarray) -> np.ndarray:
+        """What a score of 1 is in each world, [n], where the certified pacer scores `pacer`."""
+        return np.maximum(pacer, SCALE_FLOOR)
+
     # The compiled functions take what varies (posterior, landscape, parameters) as arguments, so that markets of one
     # shape share a compilation through the persistent cache.
 
@@ -333,7 +342,7 @@ class CampaignMarket:
         """Scores [n] of moves drawn alike from all allowed ones."""
         return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
 
-    def price_taker_reference(self, seeds: np.ndarray) -> np.ndarray:
+    def best_in_hindsight(self, seeds: np.ndarray) -> np.ndarray:
         """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is
         no bound: a policy that rests its users may beat it."""
         worlds = self._worlds(self.posterior, jnp.asarray(seeds))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from gaelp.core.config import JourneyConfig
+from gaelp.core.config import Journey
 from gaelp.core.errors import StoreError
 from gaelp.core.schema import Schema
 from gaelp.learn.algorithm import algorithm_named
@@ -29,7 +29,7 @@ PATIENCE_S = 900.0
 class CanaryRun:
     """Canaries of one configuration: found from an earlier run, or under way."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run[Journey]) -> None:
         algorithm, config = algorithm_named(run.config.algorithm), agent_config(run.config)
         actions = run.schema.actions
         self.key = canary_key(algorithm, config, actions)
@@ -62,13 +62,13 @@ class CanaryRun:
         return read_canaries(self._path, self.key)
 
 
-def canaries_of(run: Run) -> Canaries | None:
+def canaries_of(run: Run[Journey]) -> Canaries | None:
     """What the run's log tells of its canaries; none before they were read."""
     told = run.found("canaries_run")
     return Canaries.from_payload(told[0]) if told else None
 
 
-def canaries_for(known: Canaries, config: JourneyConfig, schema: Schema) -> Canaries | None:
+def canaries_for(known: Canaries, config: Journey, schema: Schema) -> Canaries | None:
     """`known`, if these are the canaries of this configuration too; settings change what an agent can learn."""
     key = canary_key(algorithm_named(config.algorithm), agent_config(config), schema.actions)
     return known if known.key == key else None

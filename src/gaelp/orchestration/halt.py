@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gaelp.core.config import Journey
 from gaelp.core.errors import PlatformError
-from gaelp.orchestration.run import Run
+from gaelp.orchestration.run import Run, has_a_platform
 from gaelp.safety import latch
 
 ATTEMPTS = 5
@@ -19,12 +20,16 @@ class Halted:
     already_paused: int
 
 
-def halt(run: Run, reason: str) -> Halted:
+def halt(run: Run[Journey], reason: str) -> Halted:
     """Stop a run. The latch drops first: whatever happens to the network after it, nothing raises money again.
 
     Pausing is tried several times and verified by reading back. Raises PlatformError when campaigns still run.
     """
     latch.drop(run.directory, reason)
+    if not has_a_platform(run):
+        # On an auction log there is nothing to pause; the latch ends it after its running block of calls.
+        run.append("halted", {"reason": reason, "paused": 0})
+        return Halted((), 0)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             platform, process = run.open_platform()

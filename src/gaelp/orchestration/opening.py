@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import PacerParams
-from gaelp.core.config import JourneyConfig
+from gaelp.core.config import Journey, JourneyConfig
 from gaelp.core.episode import EpisodeBatch
 from gaelp.core.errors import BadInput
 from gaelp.core.money import MICROS
@@ -23,10 +24,10 @@ from gaelp.learn.algorithm import Config
 from gaelp.learn.engine import RLTrainingEngine
 from gaelp.learn.normalise import fit_normaliser
 from gaelp.learn.policies import Policy, act, act_mode
-from gaelp.learn.verify import shuffle_rewards
+from gaelp.learn.verify import Evaluator, shuffle_rewards
 from gaelp.logs.canonical import import_history
 from gaelp.market.calibrate import Fit, calibrate
-from gaelp.market.campaign import HIDDEN, CampaignMarket, Certified
+from gaelp.market.campaign import CampaignMarket, Certified
 from gaelp.market.hours import hours_of
 from gaelp.market.world import Posterior
 from gaelp.orchestration.judging import TRAINING_SEEDS, JudgingWorlds
@@ -37,6 +38,19 @@ NORMALISER_EPISODES = 64
 JUDGING = "judging"
 TWIN_SHARE = 10
 """The shuffled twin is trained for one call in so many of the agent's own."""
+
+
+class PracticeMarket(Protocol):
+    """Where an agent trains: plays one episode a seed."""
+
+    @property
+    def hidden_width(self) -> int:
+        """H of its episodes."""
+        ...
+
+    def play(self, policy: Any, seeds: Any, key: jax.Array, actor_hash: str) -> EpisodeBatch:
+        """Episodes of `policy`, sampled."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -104,28 +118,28 @@ def open_practice(fitted: Fitted, schema: Schema) -> CampaignMarket:
     return open_market(fitted.training.posterior, fitted.certified, schema, SIMULATION)
 
 
-def open_judging(fitted: Fitted, schema: Schema, config: JourneyConfig) -> JudgingWorlds:
+def open_judging(fitted: Fitted, schema: Schema, config: JourneyConfig) -> JudgingWorlds[Certified]:
     """Where it is judged: worlds of the selection days."""
     market = open_market(fitted.selection.posterior, fitted.certified, schema, JUDGING)
     return JudgingWorlds(market, fitted.retuned, config.simulation.judging_worlds, config.seed)
 
 
 def open_engine(
-    config: JourneyConfig, schema: Schema, practice: CampaignMarket, judging: JudgingWorlds
+    config: Journey, schema: Schema, practice: PracticeMarket, judging: Evaluator
 ) -> RLTrainingEngine:
     """A fresh engine: the untrained agent, its observation scaled by 64 pacer days in the training worlds."""
-    blank = blank_engine(config, schema, judging)
+    blank = blank_engine(config, schema, judging, practice.hidden_width)
     seeds = np.arange(NORMALISER_EPISODES) + (1 << 19)
     key = jax.random.fold_in(jax.random.key(config.seed), 1 << 20)
     pacer_days = practice.play(blank.policy, seeds, key, blank.actor_hash())
     return RLTrainingEngine(
-        agent_config(config), schema, config.algorithm, seed=config.seed, evaluator=judging, hidden_width=len(HIDDEN),
-        normaliser=fit_normaliser(pacer_days),
+        agent_config(config), schema, config.algorithm, seed=config.seed, evaluator=judging,
+        hidden_width=practice.hidden_width, normaliser=fit_normaliser(pacer_days),
     )  # fmt: skip
 
 
 async def trained_twin(
-    config: JourneyConfig, schema: Schema, practice: CampaignMarket, judging: JudgingWorlds, calls: int
+    config: Journey, schema: Schema, practice: PracticeMarket, judging: Evaluator, calls: int
 ) -> RLTrainingEngine:
     """The agent that `open_engine` opens, trained a tenth of `calls` on the same worlds, its rewards shuffled.
 
@@ -144,7 +158,7 @@ async def trained_twin(
     return twin
 
 
-def blank_engine(config: JourneyConfig, schema: Schema, judging: JudgingWorlds) -> RLTrainingEngine:
+def blank_engine(config: Journey, schema: Schema, judging: Evaluator, hidden_width: int) -> RLTrainingEngine:
     """An engine without a scaling, to load a saved state into."""
     return RLTrainingEngine(
         agent_config(config),
@@ -152,12 +166,12 @@ def blank_engine(config: JourneyConfig, schema: Schema, judging: JudgingWorlds) 
         config.algorithm,
         seed=config.seed,
         evaluator=judging,
-        hidden_width=len(HIDDEN),
+        hidden_width=hidden_width,
     )
 
 
 def practise(
-    practice: CampaignMarket, seed: int, phase: str, call: int, episodes: int, policy: Policy, actor_hash: str
+    practice: PracticeMarket, seed: int, phase: str, call: int, episodes: int, policy: Policy, actor_hash: str
 ) -> EpisodeBatch:
     """Simulated episodes of the training worlds, for call number `call` of `phase`."""
     stream = PHASE_NAMES.index(phase)
@@ -166,7 +180,7 @@ def practise(
     return practice.play(policy, seeds, key, actor_hash)
 
 
-def agent_config(config: JourneyConfig) -> Config:
+def agent_config(config: Journey) -> Config:
     """The settings of the journey's algorithm. A campaign-day is short and all of it counts: gamma is 1."""
     learning = config.learning
     if config.algorithm == "dqn":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gaelp.core.config import Cadence, JourneyConfig
+from gaelp.core.config import Cadence, JourneyConfig, LogJourneyConfig
 
 SIMULATION, HISTORICAL, REAL_TESTING, SCALED = "simulation", "historical", "real_testing", "scaled"
 PHASE_NAMES = (SIMULATION, HISTORICAL, REAL_TESTING, SCALED)
@@ -76,3 +76,23 @@ def phases_of(config: JourneyConfig) -> tuple[Phase, ...]:
             guards,
         ),
     )
+
+
+def log_phases_of(config: LogJourneyConfig) -> tuple[Phase, Phase]:
+    """The two phases of a journey on an auction log: no platform, so no guards and no money."""
+    simulation, replay = config.simulation, config.historical
+    return (
+        Phase(
+            name=SIMULATION, train_every=simulation.train_every, batch_size=simulation.batch_size,
+            num_epochs=simulation.num_epochs, plays_in="worlds fitted on the training part of the log",
+            judged_on="worlds fitted on its selection part",
+            gates=("fidelity_gate", "simulation_gate", "promotion_gate"), guards=(), live=False,
+        ),
+        Phase(
+            name=HISTORICAL, train_every=replay.train_every, batch_size=replay.batch_size,
+            num_epochs=replay.num_epochs,
+            plays_in=f"exact replay of the training episodes, {replay.passes} times over",
+            judged_on="exact replay of the later certification episodes; the candidate in the selection worlds",
+            gates=("replay_gate", "promotion_gate"), guards=(), live=False,
+        ),
+    )  # fmt: skip

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from gaelp.core.config import Journey
 from gaelp.core.errors import BadInput
 from gaelp.learn.verify import Depth, LearningVerdict
 from gaelp.orchestration.canaries import canaries_of
+from gaelp.orchestration.judging import JudgingWorlds
+from gaelp.orchestration.log_opening import reread_log
 from gaelp.orchestration.opening import blank_engine, open_judging, reread
-from gaelp.orchestration.run import Run
+from gaelp.orchestration.run import Run, has_a_platform, is_on_a_log
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,15 @@ class _Place:
     judged: Mapping[str, object]
 
 
-async def reverify(run: Run) -> Reverified:
+async def reverify(run: Run[Journey]) -> Reverified:
     """Learning verification in full of the weights that play at the run's end; the same answer each time.
 
     These are the last promoted ones; before there are any, the learner's last. Asks no platform, writes nothing.
     Raises BadInput when nothing was trained, or when the run's worlds cannot be fitted again as they were.
     """
     place = _place(run)
-    judging = open_judging(reread(run), run.schema, run.config)
-    engine = blank_engine(run.config, run.schema, judging)
+    judging = _judging(run)
+    engine = blank_engine(run.config, run.schema, judging, judging.market.hidden_width)
     engine.load_state(run.load(place.checkpoint).arrays)
     engine.canaries = canaries_of(run)
     verdict = await engine.verify_learning(Depth.FULL)
@@ -69,7 +73,16 @@ async def reverify(run: Run) -> Reverified:
     return Reverified(engine.actor_hash(), verdict, place.judged_at, tuple(_differences(now, place.judged)))
 
 
-def _place(run: Run) -> _Place:
+def _judging(run: Run[Journey]) -> JudgingWorlds[Any]:
+    """The judging worlds of the run, fitted again."""
+    if is_on_a_log(run):
+        return reread_log(run).judging
+    if has_a_platform(run):
+        return open_judging(reread(run), run.schema, run.config)
+    raise BadInput(f"run {run.run_id} is of no known kind of journey.")
+
+
+def _place(run: Run[Journey]) -> _Place:
     """The state that stood when the actor was judged last, in full if it ever was.
 
     A promotion changes the state, for what was promoted is what the next candidate is held against; so the state to

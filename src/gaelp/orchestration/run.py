@@ -12,9 +12,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
-from gaelp.core.config import JourneyConfig, build_config
+from gaelp.core.config import (
+    Journey,
+    JourneyConfig,
+    LogJourneyConfig,
+    build_config,
+    build_journey,
+    build_log_config,
+)
 from gaelp.core.errors import BadInput, PhaseFailed
 from gaelp.core.schema import Schema, default_schema
 from gaelp.core.verdict import FAIL, Verdict
@@ -26,9 +33,18 @@ from gaelp.safety.guards import not_halted
 from gaelp.store.store import Store
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar
+
     from gaelp.platforms.sandbox.client import SandboxPlatform
     from gaelp.platforms.sandbox.process import SandboxProcess
     from gaelp.store.checkpoints import Checkpoint
+
+    # A plain `Run` is one with a platform; the default needs Python 3.13, and only the type checker reads it.
+    Config = DefaultingTypeVar("Config", bound=Journey, covariant=True, default=JourneyConfig)
+else:
+    Config = TypeVar("Config", bound=Journey, covariant=True)
+
+Entered = TypeVar("Entered", bound=Journey)
 
 STORE_FILE = "gaelp.sqlite"
 POLL_S = 0.25
@@ -58,18 +74,18 @@ class Wanted:
     """The most that can be lost with it."""
 
 
-Person = Callable[["Run", Wanted], None]
+Person = Callable[["Run[Journey]", Wanted], None]
 """Told once of what is wanted. The demo's answers at once; a real run's shows it and waits for the command line."""
 
 
 @dataclass
-class Run:
-    """One journey on disk: events in the store, arrays in `artifacts/`, the sandbox in `sandbox/`."""
+class Run(Generic[Config]):
+    """One journey on disk: events in the store, arrays in `artifacts/`, the sandbox, if it has one, in `sandbox/`."""
 
     run_id: str
     home: Path
     store: Store
-    config: JourneyConfig
+    config: Config
     progress: Progress = field(default_factory=Quiet)
     person: Person | None = None
 
@@ -125,7 +141,7 @@ class Run:
         lineage = [str(told["checkpoint"]) for told in self.found("checkpoint")]
         return checkpoints.load(self.artifacts, str(content_hash), lineage)
 
-    def open_platform(self) -> tuple[SandboxPlatform, SandboxProcess]:
+    def open_platform(self: Run[JourneyConfig]) -> tuple[SandboxPlatform, SandboxProcess]:
         """The run's platform, started or found."""
         import httpx
 
@@ -191,6 +207,15 @@ def begin_run(home: Path, told: dict[str, object], where: str, answered_by: str)
     """
     config = build_config(told, where)
     require_within_limits(config, OVER_DELIVERY, where)
+    return _entered(home, config, {"journey": told, "answered_by": answered_by})
+
+
+def begin_log_run(home: Path, told: dict[str, Any], where: str) -> Run[LogJourneyConfig]:
+    """Enter a new run with the journey `told` on an auction log. Nobody answers for money: there is none."""
+    return _entered(home, build_log_config(told, where), {"journey": told, "answered_by": "nobody"})
+
+
+def _entered(home: Path, config: Entered, told: dict[str, object]) -> Run[Entered]:
     if home.exists() and not home.is_dir():
         raise BadInput(f"{home} is a file: name a directory to keep runs in.")
     home.mkdir(parents=True, exist_ok=True)
@@ -200,16 +225,39 @@ def begin_run(home: Path, told: dict[str, object], where: str, answered_by: str)
     if (home / run_id).exists():
         raise BadInput(f"{home / run_id} exists but is no run of the store: move it away.")
     (home / run_id).mkdir()
-    store.create_run(run_id, {"journey": told, "answered_by": answered_by})
+    store.create_run(run_id, told)
     return Run(run_id, home, store, config)
 
 
-def existing_run(home: Path, run_id: str | None) -> Run:
-    """A run by name, or the latest. Raises StoreError when there is none."""
+def any_run(home: Path, run_id: str | None) -> Run[Journey]:
+    """A run by name, or the latest, whatever its journey. Raises StoreError when there is none."""
     store = open_store(home)
     name = store.latest_run().run_id if run_id is None else run_id
-    told = store.config(name)
-    return Run(name, home, store, build_config(told["journey"], f"run {name}"))  # type: ignore[arg-type]
+    config = build_journey(store.config(name)["journey"], f"run {name}")  # type: ignore[arg-type]
+    return Run(name, home, store, config)
+
+
+def is_on_a_log(run: Run[Journey]) -> TypeGuard[Run[LogJourneyConfig]]:
+    """Is its journey one on a recorded auction log?"""
+    return isinstance(run.config, LogJourneyConfig)
+
+
+def has_a_platform(run: Run[Journey]) -> TypeGuard[Run[JourneyConfig]]:
+    """Is its journey one on an ad platform?"""
+    return isinstance(run.config, JourneyConfig)
+
+
+def existing_run(home: Path, run_id: str | None) -> Run:
+    """A run with a platform, by name, or the latest. Raises StoreError when there is none and
+    BadInput when it is on a log.
+    """
+    found = any_run(home, run_id)
+    if has_a_platform(found):
+        return found
+    raise BadInput(
+        f"run {found.run_id} is a journey on an auction log: it has no platform, so no money can be granted, approved "
+        "or spent."
+    )
 
 
 def pending(run: Run) -> Binding:

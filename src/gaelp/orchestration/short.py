@@ -11,7 +11,7 @@ from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.learn.mechanism import Scrutiny
 from gaelp.learn.verify import Canaries, Depth, shuffle_rewards
-from gaelp.market.campaign import CampaignMarket
+from gaelp.market.campaign import CampaignMarket, Certified
 from gaelp.orchestration.canaries import CanaryRun, canaries_for, canaries_of
 from gaelp.orchestration.judging import JudgingWorlds
 from gaelp.orchestration.opening import (
@@ -39,7 +39,7 @@ class Stage:
     schema: Schema
     fitted: Fitted
     practice: CampaignMarket
-    judging: JudgingWorlds
+    judging: JudgingWorlds[Certified]
     canaries: Canaries
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 LEARNING, INCONCLUSIVE = "LEARNING", "INCONCLUSIVE"
 POLICIES = ("agent", "pacer", "retuned", "random")
@@ -123,7 +123,7 @@ class Part:
 class Judgement:
     """One learning verification.
 
-    shares: of the price-taker reference, by policy. worlds_lost: share of the worlds with a score below the pacer's.
+    shares: of the summary's `reference`, by policy. worlds_lost: share of the worlds with a score below the pacer's.
     """
 
     seq: int
@@ -242,6 +242,70 @@ class FittedWorlds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogPart:
+    """A part of a recorded log. cost: what all its auctions cost, in the log's own money."""
+
+    name: str
+    auctions: int
+    episodes: int
+    clicks: int
+    cost: int
+    predicted_clicks: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSplit:
+    """A recorded log as it was cut, by order, into episodes with one budget each."""
+
+    seq: int
+    log: str
+    sha256: str
+    episode_auctions: int
+    episode_budget: int
+    unused_auctions: int
+    parts: tuple[LogPart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPacer:
+    """The certified pacer of a journey on a log, and what it and the LP bound buy in a mean training episode."""
+
+    seq: int
+    knobs: Mapping[str, float]
+    retuned_knobs: Mapping[str, float]
+    mean_value: float
+    mean_lp_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogWorlds:
+    """How the worlds of the training part stand beside the selection part, and what the gate ruled."""
+
+    seq: int
+    ruling: str
+    reason: str
+    rows: tuple[FidelityRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """The candidate on the certification part: differences to the pacer, and every policy's share of the LP bound."""
+
+    seq: int
+    episodes: int
+    episodes_lost: int
+    mean: float
+    lower: float
+    upper: float
+    plain_mean: float
+    shares: Mapping[str, float]
+    agent_spend_share: float
+    pacer_spend_share: float
+    agent_clicks: int
+    pacer_clicks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What was exported for the fit, and the hashes of the pacers made from it."""
 
@@ -317,6 +381,15 @@ class Summary:
     comparisons: tuple[ArmsCompared, ...]
     settled_spend_micros: int
     ending: Ending | None
+    log_split: LogSplit | None
+    log_pacer: LogPacer | None
+    log_worlds: LogWorlds | None
+    replayed: Replayed | None
+
+    @property
+    def reference(self) -> str:
+        """The line that shares are told of; on a log it is a bound, elsewhere it is none."""
+        return "price-taker reference" if self.log_split is None else "LP bound"
 
     @property
     def platform_bill_micros(self) -> int | None:
@@ -341,7 +414,7 @@ class Summary:
         """The verdicts of some rules, in order."""
         return tuple(found for found in self.rulings if found.rule in rules)
 
-    def answer(self, *, seconds: float, sandbox_db: str) -> dict[str, object]:
+    def answer(self, *, seconds: float, sandbox_db: str | None) -> dict[str, object]:
         """The JSON object of `demo` and `run`. seconds, sandbox_db: known to the caller, not to the log."""
         judged = self.judged_actor
         return {
@@ -366,7 +439,9 @@ class Summary:
                 "reason": self.learning.reason,
                 "event": self.learning.seq,
             },
-            "shares_of_price_taker_reference": None if judged is None else dict(judged.shares),
+            f"shares_of_{self.reference.replace('-', '_').replace(' ', '_').lower()}": (
+                None if judged is None else dict(judged.shares)
+            ),
             "worlds_lost": None if judged is None else judged.worlds_lost,
             "live": [
                 {
@@ -375,6 +450,7 @@ class Summary:
                 }
                 for c in self.comparisons
             ],
+            "replayed": None if self.replayed is None else asdict(self.replayed),
             "refused": {
                 "batches": len(self.ruled("batch_refused")),
                 "candidates": len([r for r in self.ruled("promotion_gate") if r.ruling != "PASS"]),

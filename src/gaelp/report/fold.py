@@ -23,10 +23,15 @@ from gaelp.report.facts import (
     Learning,
     LedgerDay,
     LiveDay,
+    LogPacer,
+    LogPart,
+    LogSplit,
+    LogWorlds,
     OwnerDays,
     Part,
     PhaseSummary,
     Promotion,
+    Replayed,
     Ruling,
     Summary,
     TrainingCall,
@@ -76,6 +81,10 @@ class Draft:
     comparisons: list[ArmsCompared] = field(default_factory=list)
     settled_spend_micros: int = 0
     ending: Ending | None = None
+    log_split: LogSplit | None = None
+    log_pacer: LogPacer | None = None
+    log_worlds: LogWorlds | None = None
+    replayed: Replayed | None = None
 
     def take(self, event: Event) -> None:
         """Fold one event in. Kinds that tell no number of the report (checkpoints, approvals) only count."""
@@ -102,13 +111,25 @@ class Draft:
                     )
             case "fidelity":
                 self.fidelity = _fidelity(seq, told)
+            case "log_split":
+                self.log_split = _log_split(seq, told)
+            case "block_pacer_certified":
+                self.pacer_hash, self.retuned_hash = told.text("hash"), told.text("retuned_hash")
+                self.log_pacer = _log_pacer(seq, told)
+            case "log_fidelity":
+                self.log_worlds = LogWorlds(
+                    seq=seq,
+                    ruling=told.text("verdict"),
+                    reason=told.text("reason"),
+                    rows=_fidelity_rows(told),
+                )
             case "phase_began":
                 self.began.append(told)
                 self.began_seq[told.text("name")] = seq
             case "played":
-                simulated = told.text("source") == "simulated"
                 # Logged episodes are scored against the pacer's projection, not against its day: no gain over it.
-                self.gain[told.text("phase")] = told.number("mean_gain") if simulated else None
+                beside = told.text("source") in ("simulated", "replayed")
+                self.gain[told.text("phase")] = told.number("mean_gain") if beside else None
             case "trained":
                 self._trained(seq, told)
             case "batch_refused":
@@ -119,6 +140,8 @@ class Draft:
                     seq, told.text("phase"), "verify_learning", told.text("verdict"), told.text("reason")
                 )
             case "certified":
+                if told.text("rule") == "replay_gate":
+                    self.replayed = _replayed(seq, told.inner("evidence"))
                 self._rule(
                     seq, told.text("phase"), told.text("rule"), told.text("verdict"), told.text("reason")
                 )
@@ -323,6 +346,7 @@ def summary_of(
         grants=tuple(draft.grants), breach_seqs=tuple(draft.breach_seqs), ledger_days=tuple(draft.ledger_days.values()),
         owner_days=tuple(draft.owner_days.values()), live_days=tuple(draft.live_days.values()),
         comparisons=tuple(draft.comparisons), settled_spend_micros=draft.settled_spend_micros, ending=draft.ending,
+        log_split=draft.log_split, log_pacer=draft.log_pacer, log_worlds=draft.log_worlds, replayed=draft.replayed,
     )  # fmt: skip
 
 
@@ -337,16 +361,54 @@ def _fatigue(seq: int, fitted_on: str, days: int, told: Fields) -> Fatigue:
 
 
 def _fidelity(seq: int, told: Fields) -> FittedWorlds:
-    rows = tuple(
+    return FittedWorlds(
+        seq=seq, ruling=told.text("verdict"), reason=told.text("reason"), fitted_days=told.whole("fitted_days"),
+        held_out_days=told.whole("held_out_days"), rows=_fidelity_rows(told),
+    )  # fmt: skip
+
+
+def _fidelity_rows(told: Fields) -> tuple[FidelityRow, ...]:
+    return tuple(
         FidelityRow(
             name=line.text("name"), within=line.yes("within"),
             **{name: line.number(name) for name in ("fitted", "low", "high", "held_out")},
         )
         for line in told.inners("lines")
     )  # fmt: skip
-    return FittedWorlds(
-        seq=seq, ruling=told.text("verdict"), reason=told.text("reason"), fitted_days=told.whole("fitted_days"),
-        held_out_days=told.whole("held_out_days"), rows=rows,
+
+
+def _log_split(seq: int, told: Fields) -> LogSplit:
+    wholes = ("episode_auctions", "episode_budget", "unused_auctions")
+    parts = tuple(
+        LogPart(
+            name=part.text("name"), predicted_clicks=part.number("predicted_clicks"),
+            **{name: part.whole(name) for name in ("auctions", "episodes", "clicks", "cost")},
+        )
+        for part in told.inners("parts")
+    )  # fmt: skip
+    return LogSplit(
+        seq=seq, log=told.text("log"), sha256=told.text("sha256"), parts=parts,
+        **{name: told.whole(name) for name in wholes},
+    )  # fmt: skip
+
+
+def _log_pacer(seq: int, told: Fields) -> LogPacer:
+    knobs, retuned = told.inner("knobs"), told.inner("retuned_knobs")
+    return LogPacer(
+        seq=seq, knobs={name: knobs.number(name) for name in knobs.told},
+        retuned_knobs={name: retuned.number(name) for name in retuned.told},
+        mean_value=told.number("mean_value"), mean_lp_value=told.number("mean_lp_value"),
+    )  # fmt: skip
+
+
+def _replayed(seq: int, told: Fields) -> Replayed:
+    shares = told.inner("shares")
+    numbers = ("mean", "lower", "upper", "plain_mean", "agent_spend_share", "pacer_spend_share")
+    return Replayed(
+        seq=seq, episodes=told.whole("episodes"), episodes_lost=told.whole("episodes_lost"),
+        shares={name: shares.number(name) for name in shares.told},
+        agent_clicks=told.whole("agent_clicks"), pacer_clicks=told.whole("pacer_clicks"),
+        **{name: told.number(name) for name in numbers},
     )  # fmt: skip
 
 

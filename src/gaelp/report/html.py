@@ -18,7 +18,7 @@ from gaelp.core.money import MICROS
 from gaelp.report import charts
 from gaelp.report.facts import ArmDay, Judgement, LiveDay, Ruling, Summary, in_order
 from gaelp.report.losses import losses
-from gaelp.report.summary import bill_sentence, doubts, summarise, units
+from gaelp.report.summary import LOG_POLICIES, bill_sentence, doubts, summarise, units
 from gaelp.store.store import Store
 
 _TEMPLATE = "report.html"
@@ -75,9 +75,11 @@ def page(summary: Summary) -> str:
     last = summary.judged_actor
     return environment.get_template(_TEMPLATE).render(
         s=summary, last=last, doubts=doubts(summary), bill_sentence=bill_sentence(summary), losses=losses(summary),
-        policies=() if last is None else in_order(last.shares), gain_chart=_gain_chart(summary),
+        policies=() if last is None else in_order(last.shares), log_policies=LOG_POLICIES,
+        gain_chart=_gain_chart(summary),
         entropy_chart=_call_chart(summary, "entropy_share"), change_chart=_call_chart(summary, "weight_change"),
-        share_chart=_share_chart(last), interval_chart=_interval_chart(last), arms_chart=_arms_chart(summary),
+        share_chart=_share_chart(last, summary.reference), interval_chart=_interval_chart(last),
+        arms_chart=_arms_chart(summary),
         money_chart=_money_chart(summary), rulings=_by_phase(summary), arm_totals=_arm_totals(summary),
         step_spend=sum(day.step_spend_micros for day in summary.live_days), rivals=_rivals(summary.judgements),
         journey=json.dumps(summary.journey, indent=2, sort_keys=True),
@@ -116,13 +118,13 @@ def _panels(summary: Summary, value_of: charts.ValueOf, told: charts.Form) -> li
     return panels
 
 
-def _share_chart(last: Judgement | None) -> Markup:
+def _share_chart(last: Judgement | None, reference: str) -> Markup:
     if last is None:
         return Markup("")
     rows = [
         charts.Bar(
             name=name, value=last.shares[name], style="agent" if name == "agent" else "other",
-            title=f"{name}: {last.shares[name]:.4f} of the price-taker reference, event {last.seq}",
+            title=f"{name}: {last.shares[name]:.4f} of the {reference}, event {last.seq}",
         )
         for name in in_order(last.shares)
     ]  # fmt: skip

@@ -42,7 +42,7 @@ def _in_judging_worlds(summary: Summary) -> list[Loss]:
             )
     short = 1.0 - last.shares["agent"] if "agent" in last.shares else None
     if short is not None and short > 0:
-        found.append(Loss(f"The agent leaves {short:.1%} of the price-taker reference.", (last.seq,)))
+        found.append(Loss(f"The agent leaves {short:.1%} of the {summary.reference}.", (last.seq,)))
     return found
 
 

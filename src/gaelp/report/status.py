@@ -11,9 +11,11 @@ from gaelp.store.log import Event
 from gaelp.store.store import Store
 
 _PREPARING = ("pacer_certified", "history_exported", "fidelity", "worlds_fitted")
+_PREPARING_A_LOG = ("log_split", "block_pacer_certified", "log_fidelity")
 _TRAINING = ("played", "trained", "batch_refused", "judged", "certified", "checkpoint")
 _TOLD_SHORTLY = (
-    *_PREPARING, "phase_began", "phase_ended", "day_played", "checkpoint", "reserved", "authorisation_wanted",
+    *_PREPARING, *_PREPARING_A_LOG, "phase_began", "phase_ended", "day_played", "checkpoint", "reserved",
+    "authorisation_wanted",
     "authorised", "halted", "halt_lifted", "journey_ended",
 )  # fmt: skip
 """Enough to know the state up to the last of them; training ends in a checkpoint, its long events are left out."""
@@ -39,6 +41,8 @@ class _Standing:
         self.halted = kind == "halted" or (self.halted and kind not in _LIFTS_A_HALT)
         if kind in _PREPARING or (kind == "day_played" and told.text("phase") == "history"):
             self.phase, self.state = "history", "preparing"
+        elif kind in _PREPARING_A_LOG:
+            self.phase, self.state = "log", "preparing"
         elif kind == "phase_began":
             self.phase, self.reason = told.text("name"), None
             self.state = "training" if self.phase in ("simulation", "historical") else "playing"

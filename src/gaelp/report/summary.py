@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
 from gaelp.core.money import MICROS
-from gaelp.report.facts import Amounts, ArmsCompared, FittedWorlds, Summary, in_order
+from gaelp.report.facts import (
+    LEARNING,
+    Amounts,
+    ArmsCompared,
+    FittedWorlds,
+    Judgement,
+    LogSplit,
+    Replayed,
+    Summary,
+    in_order,
+)
 from gaelp.report.fold import fold, summary_of
 from gaelp.report.reading import Fields
 from gaelp.report.status import approve_command, grant_command, status
@@ -20,10 +31,10 @@ if TYPE_CHECKING:
 def summarise(store: Store, run_id: str) -> Summary:
     """The run as far as it got. Raises StoreError for a run that is not there or events of another version."""
     # Pydantic is not needed by `status`, which must answer at once.
-    from gaelp.core.config import build_config
+    from gaelp.core.config import build_journey
 
     told = Fields(store.config(run_id), f"the configuration of run {run_id!r}").inner("journey").told
-    config = build_config(told, f"run {run_id}")
+    config = build_journey(told, f"run {run_id}")
     return summary_of(
         fold(store.events(run_id)), run=run_id, created_at=_created(store, run_id), journey=told, seed=config.seed,
         algorithm=config.algorithm, currency=config.currency,
@@ -43,15 +54,18 @@ def table(summary: Summary) -> Table:
     shown = Table(box=box.HORIZONTALS, show_lines=True)
     shown.add_column("phase", no_wrap=True)
     # Two or three figures stand below each other, so that the reason keeps room in 80 columns.
-    money = f"granted\nreserved\nspent, {summary.currency}"
-    for name in ("episodes\ntraining\ncalls", "weight\nchange,\nleast", money):
+    # On a log no money can move, and a column of nothing would only narrow the reasons.
+    paid = summary.log_split is None
+    columns = ["episodes\ntraining\ncalls", "weight\nchange,\nleast"]
+    for name in [*columns, f"granted\nreserved\nspent, {summary.currency}"] if paid else columns:
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("verdict and reason", ratio=1)
     for phase in summary.phases:
         # Text, not markup: a reason with brackets is shown as it is.
         shown.add_row(
             Text(phase.name), f"{phase.episodes:,}\n{phase.train_calls:,}",
-            f"{phase.mean_weight_change:.4f}\n{phase.min_weight_change:.4f}", _money_cell(phase.amounts),
+            f"{phase.mean_weight_change:.4f}\n{phase.min_weight_change:.4f}",
+            *([_money_cell(phase.amounts)] if paid else []),
             Text(f"{phase.verdict} by {phase.rule}\n{phase.reason}"),
         )  # fmt: skip
     return shown
@@ -72,6 +86,8 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 def lines(summary: Summary) -> tuple[str, ...]:
     """What stands below the table: money, learning, the judging worlds, the platform, what was refused."""
+    if summary.log_split is not None:
+        return log_lines(summary, summary.log_split)
     money, currency = summary.amounts, summary.currency
     told = [
         f"Money: granted {units(money.granted)}; reserved at worst case before the calls {units(money.reserved)}, of "
@@ -96,6 +112,54 @@ def lines(summary: Summary) -> tuple[str, ...]:
     elif not summary.ending.reached_end:
         told.append(f"The journey stopped before its end: {_sentence(summary.ending.reason)}")
     return tuple(told)
+
+
+def log_lines(summary: Summary, split: LogSplit) -> tuple[str, ...]:
+    """What stands below the table of a journey on a log: how it was cut, learning, the worlds, the replay, its end."""
+    parts = ", ".join(f"{part.name} {part.episodes}" for part in split.parts)
+    told = [
+        f"Log {split.log}, in its order: {parts} episodes of {split.episode_auctions} auctions and a budget of "
+        f"{split.episode_budget:,} each; {split.unused_auctions} auctions at its end unused.",
+        f"Learning: {summary.learning.verdict}. {_sentence(summary.learning.reason)}",
+    ]
+    judged = summary.judged_actor
+    if judged is not None:
+        told.append(
+            f"Share of the LP bound, which no policy exceeds, {judged.worlds} judging worlds: "
+            f"{_shares(judged.shares)}. The agent bought less than the pacer in {judged.worlds_lost:.1%} of them."
+        )
+    if summary.log_worlds is not None:
+        worlds = summary.log_worlds
+        inside = sum(row.within for row in worlds.rows)
+        told.append(
+            f"Worlds beside the selection part: {inside} of {len(worlds.rows)} figures inside their 90 % interval. "
+            f"{worlds.ruling}: {worlds.reason}"
+        )
+    if summary.replayed is not None:
+        told.append(replayed_sentence(summary.replayed))
+    told += doubts(summary)
+    told.append(refused_sentence(summary))
+    told.append("The journey has not ended." if summary.ending is None else _sentence(summary.ending.reason))
+    return tuple(told)
+
+
+LOG_POLICIES = {"online_lp": "certified pacer of logs", "hindsight": "best single multiplier in hindsight"}
+"""How rungs of the ladder of logs are told; every other policy by its own name."""
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{LOG_POLICIES[name] if name in LOG_POLICIES else name} {shares[name]:.1%}"
+        for name in in_order(shares)
+    )
+
+
+def replayed_sentence(replayed: Replayed) -> str:
+    """Every policy on the certification part, beside the LP bound."""
+    return (
+        f"Certification by exact replay, share of the LP bound: {_shares(replayed.shares)}. The agent bought less than "
+        f"the pacer in {replayed.episodes_lost} of {replayed.episodes} episodes."
+    )
 
 
 def bill_sentence(summary: Summary) -> str:
@@ -129,6 +193,8 @@ def arms_sentence(compared: ArmsCompared) -> str:
 def doubts(summary: Summary) -> tuple[str, ...]:
     """Where the judging worlds say more than the platform does: none when they agree."""
     judged = summary.judged_actor
+    if summary.log_split is not None:
+        return _log_doubts(judged)
     pacer = [c for c in judged.comparisons if c.rival == "pacer"] if judged is not None else []
     if not pacer or not pacer[0].lower > 0:
         return ()
@@ -141,6 +207,16 @@ def doubts(summary: Summary) -> tuple[str, ...]:
         each = "each interval includes 0" if len(unclear) > 1 else "the interval includes 0"
         told.append(f"the platform itself does not show it in {' or in '.join(unclear)}: {each}")
     return tuple(f"The agent beats the pacer in the judging worlds, but {finding}." for finding in told)
+
+
+def _log_doubts(judged: Judgement | None) -> tuple[str, ...]:
+    """On a log a few auctions may be worth a hundred others, which clipped differences do not show."""
+    if judged is None or judged.verdict != LEARNING or judged.shares["agent"] > judged.shares["pacer"]:
+        return ()
+    return (
+        f"The judging worlds' clipped differences say LEARNING, but in all of them together the agent buys "
+        f"{judged.shares['agent']:.2%} of the LP bound and the pacer {judged.shares['pacer']:.2%}.",
+    )
 
 
 def refused_sentence(summary: Summary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from gaelp.core.errors import BadInput
@@ -191,6 +192,59 @@ def historical_gate(
             "mean_weight": ope.final_mean_weight,
             "worst_z": ope.worst_z,
         },
+    )
+
+
+class PairedReplay(Protocol):
+    """The agent beside the certified pacer on the same recorded auctions, episode by episode.
+
+    mean, lower, upper: of agent less pacer in units of the pacer's mean value, clipped to `clip` either way, with an
+    interval that holds however often it is looked at; plain_mean: of the differences as they are.
+    """
+
+    @property
+    def episodes(self) -> int: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def lower(self) -> float: ...
+    @property
+    def upper(self) -> float: ...
+    @property
+    def plain_mean(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+
+
+def replay_gate(pairs: PairedReplay) -> Verdict:
+    """historical -> real_testing on exact auction logs: does the agent buy more than the certified pacer?
+
+    PASS when the whole interval is above 0 and so is the plain mean, FAIL when nothing of the interval is, else WAIT,
+    with how many episodes a difference of the size seen would take. The plain mean has a say because clipping hides an
+    auction that is worth a hundred others.
+    """
+    rule = "replay_gate"
+    evidence: dict[str, object] = {
+        "episodes": pairs.episodes, "mean": pairs.mean, "lower": pairs.lower, "upper": pairs.upper,
+        "plain_mean": pairs.plain_mean, "clip": pairs.clip,
+    }  # fmt: skip
+    told = (
+        f"agent less certified pacer {pairs.mean:+.4f} [{pairs.lower:+.4f}, {pairs.upper:+.4f}] of the pacer's mean "
+        f"value over {pairs.episodes} replayed episodes, differences clipped to {pairs.clip:g}; unclipped "
+        f"{pairs.plain_mean:+.4f}"
+    )
+    if pairs.upper <= 0:
+        return Verdict(FAIL, rule, f"{told}; nothing of the interval is above 0.", evidence)
+    if pairs.lower > 0 and pairs.plain_mean > 0:
+        return Verdict(PASS, rule, f"{told}; the whole interval is above 0.", evidence)
+    if pairs.lower > 0:
+        return Verdict(WAIT, rule, f"{told}; a few auctions decide, and they say otherwise.", evidence)
+    if pairs.mean <= 0:
+        return Verdict(WAIT, rule, f"{told}; no longer log would pass an agent that is not ahead.", evidence)
+    # The distance from the mean to the lower end shrinks at least as the root of the episodes.
+    needed = math.ceil(pairs.episodes * ((pairs.mean - pairs.lower) / pairs.mean) ** 2)
+    return Verdict(
+        WAIT, rule, f"{told}; about {needed} episodes would settle a difference of this size.", evidence
     )
 
 
