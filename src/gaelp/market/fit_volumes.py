@@ -12,7 +12,7 @@ from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
 from gaelp.market.estimates import pool, small_sample, widened
 from gaelp.market.hours import Hours
-from gaelp.market.paths import Shocks, shocks
+from gaelp.market.paths import PRIOR_MEMORY, Shocks, shocks
 
 WEEKDAYS = 7
 _BANDS = (0, 1, 2, 3, 5, 9)
@@ -65,7 +65,12 @@ def fit_volumes(hours: Hours) -> Volumes:
     found = shocks(idct(waves, norm="ortho"), 1.0 / (eligible + 0.5))
     fewer = np.maximum(days - 1.0 - taken, 1.0)
     day_sd = widened(found.day_sd, found.day_sd.mean * np.sqrt(0.5 / fewer - 0.5 / (days - 1.0)))
-    found = replace(found, day_sd=day_sd)
+    tick_more, memory_more = _inflation(found, lost[:, 1:], (1.0 / (eligible + 0.5)).mean((1, 2)))
+    memory = widened(found.memory, found.memory.sd * memory_more)
+    found = replace(
+        found, day_sd=day_sd, tick_sd=widened(found.tick_sd, found.tick_sd.sd * tick_more),
+        memory=replace(memory, high=np.minimum(memory.high, PRIOR_MEMORY[1])),
+    )  # fmt: skip
     # A log-normal shock of mean 1 has a logarithm below 0; the drift's is above it on average.
     bent = 0.5 * (found.day_sd.mean**2 - found.tick_sd.mean**2)
     volume = np.exp(left.mean(1) + bent)
@@ -73,6 +78,31 @@ def fit_volumes(hours: Hours) -> Volumes:
     return Volumes(
         volume=volume, volume_se=se, weekday=level, weekday_se=level_se, traffic=traffic, shocks=found
     )
+
+
+def _inflation(found: Shocks, kept: Array, noise: Array) -> tuple[Array, Array]:
+    """Standard errors of (drift's deviation, memory) that weekdays' shapes cost, in those already found; [G] each.
+
+    kept: [G,47] share of the degrees of freedom of waves 1 to 47 that the shapes left; noise: [G] variance of a half
+    hour. Waves that are given back their size are not given back their number: slow ones, which tell the memory, come
+    from fewer days than the likelihood counts. By how much the errors grow is told by the information of the waves
+    with and without (Whittle's, of an AR(1) spectrum).
+    """
+    wave = np.pi * np.arange(1, TICKS_PER_DAY) / TICKS_PER_DAY
+    sd, memory = found.tick_sd.mean[:, None], np.clip(found.memory.mean, 0.0, PRIOR_MEMORY[1])[:, None]
+    bend = 1.0 - 2.0 * memory * np.cos(wave) + memory**2
+    drift = sd**2 * (1.0 - memory**2) / bend
+    slope = np.stack(
+        [2.0 / sd + 0.0 * wave, -2.0 * memory / (1.0 - memory**2) - 2.0 * (memory - np.cos(wave)) / bend], -1
+    )
+    slope = slope * (drift / (drift + noise[:, None]))[..., None]
+
+    def variance(freedom: Array) -> Array:
+        information = np.einsum("gk,gki,gkj->gij", freedom, slope, slope)
+        return np.linalg.inv(information)[:, [0, 1], [0, 1]]
+
+    extra = np.sqrt(np.maximum(variance(kept) / variance(np.ones_like(kept)) - 1.0, 0.0))
+    return extra[:, 0], extra[:, 1]
 
 
 def _weekdays(log_day: Array, weekday: Array) -> tuple[Array, Array, float]:
