@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 from scipy.stats import truncnorm
 
 from gaelp.core.schema import TICKS_PER_DAY
@@ -35,6 +36,10 @@ CARRIED_SD = 0.3
 LOG_RATE = Prior(mean=float(np.log(0.05)), sd=1.5)
 _SHARES = np.linspace(0.0, 1.0, 101)
 _STRENGTHS = 41
+_BETWEEN = 50
+"""Steps from one memory to the next when the weights of the grid are interpolated."""
+_HARDLY = 1e-6
+"""Least weight against the likeliest: a spline swings where a logarithm falls off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +211,20 @@ def _carried(fits: list[_Mode], weight: Array) -> Marginal:
 
 
 def _weighted(points: Array, weight: Array) -> Marginal:
-    """A grid's own mean, deviation and the smallest range of points that holds 90 %."""
+    """A grid's own mean and deviation, and the likeliest 90 % between its points.
+
+    Whole points would hold more than 90 %, and a truth between two of them would count as held by either. So the log
+    weight is interpolated, by a cubic spline over the points' numbers, which the prior holds alike.
+    """
     mean = float(weight @ points)
-    chosen = np.argsort(-weight, kind="stable")
-    chosen = chosen[: int(np.searchsorted(np.cumsum(weight[chosen]), 0.9)) + 1]
-    # A point stands for the half of the way to its neighbours.
-    edges = np.concatenate([points[:1], 0.5 * (points[1:] + points[:-1]), points[-1:]])
+    number = np.arange(len(points))
+    at = np.linspace(0.0, number[-1], _BETWEEN * int(number[-1]) + 1)
+    log_weight = np.log(np.maximum(weight / weight.max(), _HARDLY))
+    p = np.exp(CubicSpline(number, log_weight, bc_type="natural")(at))
+    order = np.argsort(-p, kind="stable")
+    chosen = order[: int(np.searchsorted(np.cumsum(p[order]) / p.sum(), 0.9)) + 1]
+    ends = np.interp([at[chosen.min()], at[chosen.max()]], number, points)
     return Marginal(
         mean=np.array([mean]), sd=np.array([np.sqrt(weight @ (points - mean) ** 2)]),
-        low=np.array([min(edges[chosen.min()], mean)]), high=np.array([max(edges[chosen.max() + 1], mean)]),
+        low=np.array([min(ends[0], mean)]), high=np.array([max(ends[1], mean)]),
     )  # fmt: skip
