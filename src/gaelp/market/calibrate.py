@@ -152,7 +152,8 @@ def _parameters(
              _exp(fit_prices.LOG_CLICK_RATE.interval), "clicks per impression", "too few clicks"),
         told("cost_scale", log_normal(prices.cost_scale, prices.cost_scale_se),
              _exp(fit_prices.LOG_COST_SCALE.interval), "cost per click", "too few clicks"),
-        told("answer", normal(prices.answer, prices.answer_se), fit_prices.ANSWER.interval,
+        told("answer", Marginal(mean=prices.answer, sd=prices.answer_se, low=prices.answer_low,
+                                high=prices.answer_high), fit_prices.ANSWER.interval,
              "levels after our own randomised wins", rare),
         told("rival_gain", rivals.gain, rivals.prior_gain, "levels after our own randomised wins",
              "its answer to our wins is too weak or too uncertain"),
@@ -208,10 +209,8 @@ def _delay(delay: Delay) -> list[list[Parameter]]:
         ("arrived_in_24_hours", lambda p: known(p, 48), few),
     ):  # fmt: skip
         values, at = of(delay.points), of(best)
-        order = np.argsort(values)
-        below = np.cumsum(delay.weight[order])
-        low, high = np.interp([0.05, 0.95], below, values[order])
-        sd = np.sqrt(delay.weight @ (values - at) ** 2)
+        low, high = np.quantile(values, [0.05, 0.95])
+        sd = np.sqrt(((values - at) ** 2).mean())
         prior = np.quantile(of(delay.prior), [0.05, 0.95])
         found = Marginal(
             mean=at,

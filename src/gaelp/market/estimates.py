@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 from scipy.stats import t as student
 
 from gaelp.core.errors import BadInput
@@ -107,10 +108,15 @@ def small_sample(days: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Line items drawn to what they have in common, [G], and the common mean with its standard error."""
+    """Line items drawn to what they have in common, [G], and the common mean with its standard error.
+
+    low, high: the 90 % interval. It is narrower than a normal's of the same deviation, whose tails are thinner.
+    """
 
     mean: Array
     sd: Array
+    low: Array
+    high: Array
     common: float
     common_se: float
 
@@ -135,9 +141,21 @@ def pool(own: Array, se: Array) -> Pool:
     return Pool(
         mean=mean,
         sd=np.sqrt((p * (variance_at + (mean_at - mean) ** 2)).sum(0)),
+        low=_quantile(0.05, p, mean_at, np.sqrt(variance_at)),
+        high=_quantile(0.95, p, mean_at, np.sqrt(variance_at)),
         common=middle,
         common_se=float(np.sqrt((p * (1.0 / total + (common - middle) ** 2)).sum())),
     )
+
+
+def _quantile(level: float, weight: Array, mean: Array, sd: Array) -> Array:
+    """Quantile of mixtures of normals, all [K,G] with weights [K,1], by bisection; [G]."""
+    low, high = (mean - 10.0 * sd).min(0), (mean + 10.0 * sd).max(0)
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        above = (weight * ndtr((middle - mean) / sd)).sum(0) > level
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return 0.5 * (low + high)
 
 
 def with_prior(mean: Array, sd: Array, prior: Prior) -> tuple[Array, Array]:

@@ -40,8 +40,8 @@ _TRIED = 36
 class Prices:
     """What the win shares tell of G line items, [G] unless said; `_se` are standard errors.
 
-    told_answer: the answer before its prior. by_hour: [G,48], mean 0 over the day's traffic. score: [G,D,48], (log
-    bid - level) / sd, as smoothed.
+    answer_low, answer_high: ends of its 90 % interval. told_answer: the answer before its prior. by_hour: [G,48], mean
+    0 over the day's traffic. score: [G,D,48], (log bid - level) / sd, as smoothed.
     """
 
     mean: Array
@@ -50,6 +50,8 @@ class Prices:
     sd_se: Array
     answer: Array
     answer_se: Array
+    answer_low: Array
+    answer_high: Array
     told_answer: Array
     told_answer_se: Array
     by_hour: Array
@@ -75,7 +77,9 @@ class WinShares:
 def fit_prices(hours: Hours) -> Prices:
     """Fit every line item; scales, answers and dependences are drawn to their pool and then to their priors."""
     shares = win_shares(hours)
-    slope, slope_se, answer, answer_se, told_answer, told_answer_se = _slopes(hours, shares)
+    slope, slope_se, answer, answer_se, answer_low, answer_high, told_answer, told_answer_se = _slopes(
+        hours, shares
+    )
     sd, sd_se = 1.0 / slope, slope_se / slope**2
     won = won_so_far(hours)
     traffic = hours.eligible.sum(1)
@@ -115,7 +119,7 @@ def fit_prices(hours: Hours) -> Prices:
     scale, scale_se = _cost_scale(hours, shares.read, score, sd, sd_se, rho, rho_se)
     return Prices(
         mean=mean, mean_se=np.hypot(between / np.sqrt(days) * small_sample(hours.log_bid.shape[1]), centre * sd_se),
-        sd=sd, sd_se=sd_se, answer=answer, answer_se=answer_se,
+        sd=sd, sd_se=sd_se, answer=answer, answer_se=answer_se, answer_low=answer_low, answer_high=answer_high,
         told_answer=told_answer, told_answer_se=told_answer_se, by_hour=hourly - mean[:, None], shocks=found,
         clicks_price=rho, clicks_price_se=rho_se, click_rate=rate,
         click_rate_se=rate_se, cost_scale=scale, cost_scale_se=scale_se, score=score,
@@ -168,8 +172,9 @@ def _demeaned(x: Array, weight: Array) -> Array:
     return out
 
 
-def _slopes(hours: Hours, shares: WinShares) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """(1 / price_sd, se, answer, se, the answer before its prior, se) by two-stage least squares within days and hours.
+def _slopes(hours: Hours, shares: WinShares) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
+    """(1 / price_sd, se, answer, se, its interval's ends, the answer before its prior, se) by two-stage least squares
+    within days and hours.
 
     Standard errors are clustered by day.
     """
@@ -215,12 +220,16 @@ def _slopes(hours: Hours, shares: WinShares) -> tuple[Array, Array, Array, Array
         raise BadInput(
             f"line item {item}: higher bids did not win more (slope {slope[item]:.2f}, expected above 0.2)."
         )
+    # What is averaged over how far items differ has thick tails: a normal with its deviation would be too wide.
+    kept = reaction_se / reactions.sd
     # z = slope (bid - level), so the second coefficient is -slope times the answer.
     return (
         slope,
         slope_se,
         -reaction / slope,
         reaction_se / slope,
+        -(reaction + kept * (reactions.high - reactions.mean)) / slope,
+        -(reaction + kept * (reactions.low - reactions.mean)) / slope,
         -reactions.mean / slope,
         reactions.sd / slope,
     )
