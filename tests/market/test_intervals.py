@@ -1,0 +1,56 @@
+"""Ends of 90 % intervals: of a grid's knots, of pools whose spread is averaged over, of arrivals of given clicks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.market.histories import Planted, history
+
+from gaelp.market.estimates import Z90, pool
+from gaelp.market.fit_conversions import _weighted
+from gaelp.market.fit_delay import fit_delay, matured
+from gaelp.market.grids import follow
+
+
+def test_the_ends_of_a_grid_lie_between_its_planes():
+    """A standard normal along one axis, on 9 planes 0.78 apart: the ends are 1.645, not the planes at 1.56 or 2.33."""
+
+    def log_p(points):
+        return -0.5 * (points**2).sum(-1)
+
+    grid = follow(log_p, np.full((1, 3), -8.0), np.full((1, 3), 8.0), 9)
+    found = grid.marginal(grid.points[..., 2])
+    assert found.low[0] == pytest.approx(-Z90, rel=0.04)
+    assert found.high[0] == pytest.approx(Z90, rel=0.04)
+
+
+def test_a_pool_of_few_has_thicker_tails_than_a_normal_of_its_deviation():
+    found = pool(np.array([-0.1, 0.0, 0.05, 0.1]), np.full(4, 0.2))
+    assert (found.high - found.low < 2 * Z90 * found.sd).all()
+    assert (found.high - found.low > 1.8 * Z90 * found.sd).all()
+
+
+def test_a_pool_of_items_that_surely_differ_keeps_their_own_normal_intervals():
+    own = np.array([-100.0, -30.0, 40.0, 90.0])
+    found = pool(own, np.ones(4))
+    assert found.high == pytest.approx(own + Z90, abs=0.05)
+    assert found.low == pytest.approx(own - Z90, abs=0.05)
+
+
+def test_the_interval_of_a_memory_ends_between_the_memories_that_were_tried():
+    """Weights of a normal of deviation 1 in the points' numbers around 4: 90 % lie within 1.645 of it."""
+    points = np.linspace(0.0, 8.0, 9)
+    weight = np.exp(-0.5 * (points - 4.0) ** 2)
+    found = _weighted(points, weight / weight.sum())
+    assert found.low[0] == pytest.approx(4.0 - Z90, abs=0.03)
+    assert found.high[0] == pytest.approx(4.0 + Z90, abs=0.03)
+
+
+def test_arrivals_of_given_clicks_tell_what_came_in_four_hours_better_than_poisson_counts_would():
+    """One delay that half of all conversions outlast by 4 hours, all told within days: the share's deviation is that
+    of a coin thrown once a conversion, or less, for more is seen than one count."""
+    seen = history(Planted(items=2, fatigue=0.0, fast=1 - 0.5 ** (1 / 8)), 3)
+    found = fit_delay(seen)
+    known = matured(found.points[:, :2], found.points[:, 2:], np.array(8))
+    assert known.std() <= 0.5 / np.sqrt(seen.conversions.sum()) * 1.2
+    assert abs(known.mean() - 0.5) < 4.0 * known.std()
