@@ -17,7 +17,7 @@ PRIOR_SD = np.array([1.5, 1.5, 1.2])
 """Of the fast share's logit, the slow hazard's logarithm, and how many times faster, in logs, the fast one is."""
 _POINTS = 21
 _DRAWS = 400
-_WEAKER = 2.0
+_WEAKER = 1.4
 """How many times wider the prior behind the intervals is: see _draws."""
 _CHAINS, _STEPS, _SETTLE, _EVERY = 60, 400, 130, 3
 
