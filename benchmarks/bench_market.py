@@ -14,7 +14,7 @@ from importlib.metadata import version
 from one_core import cores, pin_to
 from side_by_side import Bar, Line, judge, ratio
 
-CELLS = ("second_price", "first_price", "gsp")
+CELLS = ("second price", "first price", "gsp")
 
 
 def lines() -> dict[str, Line]:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpy_auction
-from gaelp.market.auction import Bought, Format, Outcome, Rules, cell, run_auctions
+from gaelp.bidding.rules import Format, Rules
+from gaelp.market.auction import Bought, Outcome, cell, run_auctions
 from side_by_side import Timed, Work, take_turns
 
 GSP = Rules(Format.GSP, (1.0, 0.8, 0.6), reserve=100)
@@ -89,8 +90,8 @@ def _half_hour(level: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 KINDS = {
-    "second_price": Rules(Format.SECOND_PRICE),
-    "first_price": Rules(Format.FIRST_PRICE),
+    "second price": Rules(Format.SECOND_PRICE),
+    "first price": Rules(Format.FIRST_PRICE),
     "gsp": Rules(Format.GSP, (1.0, 0.8, 0.6)),
 }
 
