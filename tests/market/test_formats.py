@@ -108,7 +108,9 @@ def test_a_half_hour_buys_what_the_auctions_themselves_sell(rules):
         mine = np.asarray(sold.bidder) == 0
         clicks = np.asarray(found.clicks[b, 0])
         assert float(bought.impressions[b, 0]) == pytest.approx(mine.any(0).mean())
-        assert float(bought.clicks[b, 0]) == pytest.approx((clicks * np.asarray(sold.views) * mine).sum(), rel=1e-4)
+        assert float(bought.clicks[b, 0]) == pytest.approx(
+            (clicks * np.asarray(sold.views) * mine).sum(), rel=1e-4
+        )
         cost = float(bought.cost[b, 0] * jnp.exp(level[b, 0]))
         assert cost == pytest.approx((clicks * np.asarray(sold.cost) * mine).sum(), rel=1e-4)
     assert 0.05 < float(bought.impressions.mean()) < 0.95

@@ -314,10 +314,12 @@ def _check(rules: Rules, bids: jax.Array, left: jax.Array, views: jax.Array, win
 class Placed(NamedTuple):
     """Where one bidder ends up in each auction of a cell; [...,n]."""
 
+    held: jax.Array
+    """Whether it holds any slot."""
     seen: jax.Array
     """Share of the views in which its slot is seen; 0 where it holds none."""
     price: jax.Array
-    """Money that a unit of value costs there; 0 where it holds no slot."""
+    """Money that a unit of value costs there; without meaning where it holds no slot."""
 
 
 def placed(
@@ -329,16 +331,18 @@ def placed(
 ) -> Placed:
     """The best slot that a `bid` [...] reaches in each auction, and its price; ties are won.
 
-    competing: for each slot what must be bid for it [...,n], the highest first, on one scale with the bid. money: turns
-    that scale into money, `jnp.exp` where it is a logarithm; comparing logarithms spares the ties a rounding.
+    competing: for each slot what must be bid for it [...,n], finite, the highest first, on one scale with the bid.
+    money: turns that scale into money, `jnp.exp` where it is a logarithm.
     """
     own = bid[..., None]
-    seen = price = jnp.zeros_like(competing[0])
-    for share, rival in zip(reversed(rules.exposure), reversed(competing), strict=True):
+    held = own >= competing[-1]
+    seen = jnp.where(held, rules.exposure[-1], 0.0)
+    # Not masked where nothing is held: in the one-slot formats that would cost a tenth of a world's time.
+    price = money(own if rules.format is Format.FIRST_PRICE else competing[-1])
+    for share, rival in zip(rules.exposure[-2::-1], competing[-2::-1], strict=True):
         ahead = own >= rival
-        seen = jnp.where(ahead, share, seen)
-        price = jnp.where(ahead, money(own if rules.format is Format.FIRST_PRICE else rival), price)
-    return Placed(seen, price)
+        seen, price = jnp.where(ahead, share, seen), jnp.where(ahead, money(rival), price)
+    return Placed(held, seen, price)
 
 
 class Bought(NamedTuple):
@@ -371,7 +375,7 @@ def cell(
         )
     if rules.reserve:
         competing = jnp.maximum(competing, rules.reserve / value)
-    seen, price = placed(rules, bid, [competing[slot] for slot in range(rules.slots)])
+    _, seen, price = placed(rules, bid, [competing[slot] for slot in range(rules.slots)])
     clicks = seen * value
     # Three sums and not one of three: XLA would compute what leads to the prices once for each.
     impressions, clicks_all, cost = (weight * x.sum(axis=-1) for x in (seen, clicks, clicks * price))

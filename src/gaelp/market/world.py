@@ -534,8 +534,9 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
     mass = weight * jnp.exp(prices[0])
     # Rivals pay for what we do not win; what we win in a lower slot leaves them the ones above.
     rivals_paid = jnp.where(bid[..., None] >= prices[0], 0.0, mass).sum(-1) / mass.sum(-1)
-    shown = jnp.where(place.seen > 0.0, 1.0, 0.0)
-    clicks, cost = clicks_each * place.seen, clicks_each * (place.seen * place.price)
+    shown = jnp.where(place.held, 1.0, 0.0)
+    clicks = clicks_each * place.seen
+    cost = clicks * place.price
     return Bought(
         (weight * shown).sum(-1), clicks.sum(-1), cost.sum(-1), rivals_paid, (clicks * worth).sum(-1)
     )
