@@ -323,10 +323,12 @@ class CampaignMarket:
         """
         count = jax.tree.leaves(policies)[0].shape[0]
         told = self.posterior, self._landscape, self._params
-        played = [
-            self._chunked(lambda part, _, one=one: self._modes(one, *told, part), seeds)
-            for one in (jax.tree.map(lambda x, k=k: x[k], policies) for k in range(count))
-        ]
+
+        def of_policy(k: int) -> dict[str, np.ndarray]:
+            one = jax.tree.map(lambda x: x[k], policies)
+            return self._chunked(lambda part, _: self._modes(one, *told, part), seeds)
+
+        played = [of_policy(k) for k in range(count)]
         return {name: np.stack([day[name] for day in played]) for name in played[0]}
 
     def _chunked(self, play: Callable[[jax.Array, slice], Tree], seeds: np.ndarray) -> Tree:
