@@ -129,7 +129,7 @@ def test_how_many_worlds_are_judged_at_a_time_changes_no_result(doubtful):
         assert parts.shape == whole.shape
         assert parts == pytest.approx(whole, rel=1e-5)
     # The reference is searched until the slowest world of a part is done, and the others gain a little by it.
-    whole, parts = doubtful.price_taker_reference(SEEDS), fives.price_taker_reference(SEEDS)
+    whole, parts = doubtful.best_in_hindsight(SEEDS), fives.best_in_hindsight(SEEDS)
     assert parts == pytest.approx(whole, rel=5e-3)
     assert parts.mean() == pytest.approx(whole.mean(), rel=5e-4)
 
