@@ -1,4 +1,4 @@
-"""`make bench-market`: how fast the auctions are on one core, beside a NumPy version of the same rules in the same run.
+"""`make bench-market`: how fast auctions and campaigns are on one core; the auctions beside NumPy of the same rules.
 
 Decides what is compared and whether the bars are met; market_contest.py measures. This process is pinned to one core
 and told to use one thread before JAX is imported.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 
 from one_core import cores, pin_to
 from side_by_side import Bar, Line, judge, ratio
 
-CELLS = ("second_price", "first_price", "gsp")
+CELLS = ("second price", "first price", "gsp")
 
 
 def lines() -> dict[str, Line]:
@@ -42,10 +43,31 @@ def lines() -> dict[str, Line]:
                 for name in (kind, f"{kind}, drawn")
             ),
         ),
+        "campaigns": Line(
+            unit="half hours of a campaign per second",
+            measure=contest.campaigns,
+            bars=tuple(
+                Bar(name=f"campaigns, a unit of work at {large}, times that at {small}",
+                    figure=lambda t, large=large, small=small: contest.dearer(t, large, small), bar=1.5, at_most=True)
+                for large, small in (
+                    (contest.LARGEST, contest.MIDDLE),
+                    (replace(contest.MIDDLE, items=64), contest.MIDDLE),
+                    (replace(contest.MIDDLE, samples=256), contest.MIDDLE),
+                )
+            ),
+        ),
+        "memory": Line(
+            unit="megabytes at most",
+            measure=contest.memory,
+            bars=(
+                Bar(name="memory, eight chunks of worlds, times that of one chunk",
+                    figure=lambda t: t.ratios("eight chunks", "one chunk"), bar=1.1, at_most=True),
+            ),
+        ),
     }  # fmt: skip
 
 
-NAMES = ("auctions", "cells")
+NAMES = ("auctions", "cells", "campaigns", "memory")
 
 
 def main() -> int:

@@ -5,15 +5,22 @@ It judges nothing: every function answers with figures, one for each repetition.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import numpy_auction
-from gaelp.market.auction import Bought, Format, Outcome, Rules, cell, run_auctions
+from campaign_worlds import sized_market
+from gaelp.bidding.rules import Format, Rules
+from gaelp.market.auction import Bought, Outcome, cell, run_auctions
+from gaelp.market.campaign import CampaignMarket
 from side_by_side import Timed, Work, take_turns
 
 GSP = Rules(Format.GSP, (1.0, 0.8, 0.6), reserve=100)
@@ -89,8 +96,8 @@ def _half_hour(level: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 KINDS = {
-    "second_price": Rules(Format.SECOND_PRICE),
-    "first_price": Rules(Format.FIRST_PRICE),
+    "second price": Rules(Format.SECOND_PRICE),
+    "first price": Rules(Format.FIRST_PRICE),
     "gsp": Rules(Format.GSP, (1.0, 0.8, 0.6)),
 }
 
@@ -142,6 +149,100 @@ def _drawn_rounds(
         return bid * 1.01, cell(rules, bid, prices, value, weight, left)
 
     return jax.lax.scan(again, bid, 7 * jnp.arange(ROUNDS))[1]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A campaign market's size. Its unit of work is one sampled auction of one line item in one half hour."""
+
+    items: int
+    samples: int
+    worlds: int
+
+    @property
+    def steps(self) -> int:
+        """Half hours of campaigns."""
+        return self.worlds * HALF_HOURS
+
+    def __str__(self) -> str:
+        return f"{self.items} x {self.samples}, {self.worlds} worlds"
+
+
+PLAYED = 32
+"""Worlds played together: the table's larger batch is eight parts of so many."""
+MIDDLE, LARGEST = Size(8, 64, PLAYED), Size(64, 256, 8 * PLAYED)
+SIZES = tuple(
+    Size(items, samples, worlds)
+    for items in (1, 8, 64)
+    for samples in (16, 64, 256)
+    for worlds in (PLAYED, 8 * PLAYED)
+)
+
+
+def campaigns(repetitions: int) -> Timed:
+    """Half hours of campaigns per second: worlds drawn, and in each its pacer, auctions, users and report."""
+    works: dict[str, Work] = {}
+    for items in (1, 8, 64):
+        for samples in (16, 64, 256):
+            market = sized_market(items=items, samples=samples, chunk=PLAYED)
+            for size in SIZES:
+                if (size.items, size.samples) == (items, samples):
+                    works[str(size)] = partial(_judge, market, size)
+    turns = take_turns(works, repetitions)
+    timed = turns.shown(
+        lambda seconds: 1.0 / seconds,
+        f"line items x sampled auctions of each a half hour; {PLAYED} worlds at a time, the pacer alone, second price",
+    )
+    return replace(timed, told=(*timed.told, *_table(timed)))
+
+
+def _judge(market: CampaignMarket, size: Size) -> float:
+    market.pacer(market.certified, np.arange(size.worlds))
+    return float(size.steps)
+
+
+def _table(timed: Timed) -> tuple[str, ...]:
+    """By size: thousand steps and nanoseconds of a unit, medians, in processor seconds."""
+    lines = [f"{'in processor seconds':<24}{'thousand steps/s':>18}{'ns a unit':>12}"]
+    for size in SIZES:
+        rate = statistics.median(timed.processor[str(size)])
+        lines.append(f"{size!s:<24}{rate / 1e3:>18,.1f}{1e9 / (rate * size.items * size.samples):>12,.2f}")
+    return tuple(lines)
+
+
+def dearer(timed: Timed, large: Size, small: Size) -> list[float]:
+    """How many times as long a unit of work takes in the large size, in processor seconds, by repetition."""
+    units = large.items * large.samples / (small.items * small.samples)
+    return [
+        slow / (fast * units)
+        for slow, fast in zip(timed.processor[str(small)], timed.processor[str(large)], strict=True)
+    ]
+
+
+MEMORY = Size(64, 64, 1_024)
+MEMORY_CHUNK = 128
+
+
+def memory(_: int) -> Timed:
+    """Peak megabytes of processes of their own: one chunk of worlds, eight chunks, and the eight at once."""
+    chunk = MEMORY_CHUNK
+    played = {
+        "one chunk": (chunk, chunk),
+        "eight chunks": (MEMORY.worlds, chunk),
+        "all at once": (MEMORY.worlds,) * 2,
+    }
+    peaks = {name: [_peak_mb(worlds, together)] for name, (worlds, together) in played.items()}
+    told = (
+        f"{MEMORY.items} line items x {MEMORY.samples} sampled auctions; {chunk} worlds, {MEMORY.worlds:,} in parts of "
+        f"{chunk}, and at once; each with Python and JAX"
+    )
+    return Timed(figures=peaks, processor={}, compiling_s={}, told=(told,))
+
+
+def _peak_mb(worlds: int, chunk: int) -> float:
+    script = Path(__file__).with_name("market_memory.py")
+    told = [sys.executable, str(script), *(str(n) for n in (MEMORY.items, MEMORY.samples, worlds, chunk))]
+    return float(subprocess.run(told, check=True, capture_output=True, text=True).stdout) / 2**20
 
 
 def _done(_: object, how_much: int) -> float:

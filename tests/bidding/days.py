@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from gaelp.bidding.landscape import SECOND_PRICE, Landscape, Rules, tabulate
+from gaelp.bidding.landscape import Landscape, tabulate
 from gaelp.bidding.pacer import DEFAULT_PARAMS, DayState, PacerParams, Report, Terms, after_report, start_day
+from gaelp.bidding.rules import SECOND_PRICE, Rules
 from gaelp.core.schema import TICKS_PER_DAY
 
 Array = NDArray[np.float64]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gaelp.bidding.act import exploration, move_mask, move_of, pace_of, tilt_of
-from gaelp.bidding.landscape import Format, Rules
+from gaelp.bidding.rules import Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import default_schema
 

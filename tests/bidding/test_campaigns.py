@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import norm
 from tests.bidding.days import campaign, landscape, play, terms
 
-from gaelp.bidding.landscape import GRID, GRID_HIGH, GRID_LOW, Format, Landscape, Rules
+from gaelp.bidding.landscape import GRID, GRID_HIGH, GRID_LOW, Landscape
 from gaelp.bidding.pacer import DEFAULT_PARAMS, DayState, Report, Terms, after_report, bids, solve, start_day
+from gaelp.bidding.rules import Format, Rules
 
 PAIR = landscape(
     items=2, price_mean=np.log([0.05, 0.03]), price_sd=np.array([0.6, 0.9]), clicks_price=np.array([-0.3, 0.2]),

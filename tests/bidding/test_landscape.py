@@ -11,14 +11,12 @@ from gaelp.bidding.landscape import (
     GRID,
     GRID_HIGH,
     GRID_LOW,
-    SECOND_PRICE,
-    Format,
-    Rules,
     grid,
     landscape_hash,
     response,
     tabulate,
 )
+from gaelp.bidding.rules import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 
 MEAN, SD, RHO, RATE, SCALE = np.log(0.05), 0.6, -0.3, 0.04, 0.8
@@ -181,20 +179,11 @@ def test_to_be_shown_at_all_the_last_slots_price_must_be_met():
     assert (one_tick().win_shift[0], one_tick().win_sd[0]) == (0.0, SD)
 
 
-@pytest.mark.parametrize(
-    ("format", "exposure", "refusal"),
-    [
-        (Format.GSP, (), r"a share in \(0, 1\] of the clicks, got \(\)"),
-        (Format.GSP, (1.0, 0.0), r"a share in \(0, 1\] of the clicks, got \(1.0, 0.0\)"),
-        (Format.GSP, (1.2,), r"a share in \(0, 1\]"),
-        (Format.GSP, (0.8, 1.0), "a lower slot cannot be seen more"),
-        (Format.FIRST_PRICE, (1.0, 0.8), "first-price sells one slot, got 2"),
-        (Format.SECOND_PRICE, (1.0, 0.8), "second-price sells one slot, got 2"),
-    ],
-)
-def test_slots_that_cannot_be_are_refused(format, exposure, refusal):
-    with pytest.raises(BadInput, match=refusal):
-        Rules(format, exposure)
+def test_a_reserve_is_no_part_of_a_landscape():
+    with pytest.raises(
+        BadInput, match=r"reserve is 0\.1, expected 0: a landscape's prices are those that must be beaten"
+    ):
+        landscape(rules=Rules(reserve=0.1))
 
 
 # ---- a day

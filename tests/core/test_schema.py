@@ -107,5 +107,6 @@ def test_levels_rise_are_distinct_and_hold_zero(levels):
 
 def test_decisions_part_the_day_into_equal_dayparts():
     assert [default_schema(n).ticks_per_decision for n in (1, 6, 48)] == [TICKS_PER_DAY, 8, 1]
-    with pytest.raises(BadInput, match="decisions_per_day must divide 48, got 7"):
-        default_schema(7)
+    for never in (7, 0, -6):
+        with pytest.raises(BadInput, match=f"decisions_per_day must divide 48, got {never}"):
+            default_schema(never)

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaelp.bidding.rules import Format, Rules
 from gaelp.core.errors import BadInput, ShapeError
 from gaelp.market import auction
 from gaelp.market.auction import (
     NOBODY,
-    Format,
     Outcome,
-    Rules,
     affordable_share,
     cell,
     drawn_views,
@@ -502,24 +501,6 @@ def test_a_cells_share_is_the_average_over_orders_of_arrival():
 
 
 # ---- bad input
-
-
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        (lambda: Rules("gsp"), "format is 'gsp', expected one of second_price, first_price, gsp"),
-        (lambda: Rules(Format.GSP, ()), "exposure names no slot, expected at least one"),
-        (lambda: Rules(Format.FIRST_PRICE, (1.0, 0.5)), "exposure names 2 slots, first_price sells exactly one"),
-        (lambda: Rules(Format.GSP, (1.0, 0.0)), "exposure of slot 1 is 0.0, expected a share above 0"),
-        (lambda: Rules(Format.GSP, (1.5,)), "exposure of slot 0 is 1.5, expected a share above 0 and at most 1"),
-        (lambda: Rules(Format.GSP, (0.5, 0.8)), "exposure of slot 1 is 0.8, expected at most the 0.5 of the slot"),
-        (lambda: Rules(Format.GSP, (1.0,), -1), "reserve is -1, expected a finite price of at least 0"),
-        (lambda: Rules(Format.GSP, (1.0,), float("nan")), "reserve is nan, expected a finite price"),
-    ],
-)  # fmt: skip
-def test_impossible_rules_are_refused(made, message):
-    with pytest.raises(BadInput, match=message):
-        made()
 
 
 WELL = {"bids": np.ones((2, 3), np.int32), "left": np.ones(2, np.int32), "views": np.ones((1, 3), bool)}

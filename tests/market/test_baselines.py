@@ -9,8 +9,9 @@ import pytest
 from tests.bidding.days import landscape
 from tests.market.worlds import CERTAIN, KNOWN, posterior
 
-from gaelp.bidding.landscape import Format, Landscape, Rules
+from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import DEFAULT_PARAMS
+from gaelp.bidding.rules import Format, Rules
 from gaelp.market.baselines import (
     CHUNK,
     PACER,

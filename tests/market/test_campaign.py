@@ -12,6 +12,7 @@ from tests.market.worlds import CERTAIN, SCHEMA, always_mode, at_random, market,
 
 from gaelp.bidding.act import move_mask, move_of
 from gaelp.core.episode import SOURCES, End, Source
+from gaelp.core.errors import BadInput
 from gaelp.market.campaign import HIDDEN, SCALE_FLOOR, CampaignMarket, Certified, float32
 
 SEEDS = np.arange(32)
@@ -113,6 +114,29 @@ def test_a_worlds_result_does_not_depend_on_the_batch_it_is_in(doubtful):
     here, shifted = doubtful.scores(policies, SEEDS), doubtful.scores(policies, SEEDS + 16)
     for name in ("score", "spend", "conversions"):
         assert np.array_equal(here[name][:, 16:], shifted[name][:, :16])
+
+
+def test_how_many_worlds_are_judged_at_a_time_changes_no_result(doubtful):
+    # 32 worlds five at a time: seven parts of five, the last filled up with three that nobody asked for.
+    fives = copy.copy(doubtful)
+    fives.chunk = 5
+    policies = jnp.array([LOWEST, HIGHEST])
+    for whole, parts in (
+        (doubtful.scores(policies, SEEDS)["score"], fives.scores(policies, SEEDS)["score"]),
+        (doubtful.pacer(doubtful.certified, SEEDS), fives.pacer(doubtful.certified, SEEDS)),
+        (doubtful.random(SEEDS), fives.random(SEEDS)),
+    ):
+        assert parts.shape == whole.shape
+        assert parts == pytest.approx(whole, rel=1e-5)
+    # The reference is searched until the slowest world of a part is done, and the others gain a little by it.
+    whole, parts = doubtful.best_in_hindsight(SEEDS), fives.best_in_hindsight(SEEDS)
+    assert parts == pytest.approx(whole, rel=5e-3)
+    assert parts.mean() == pytest.approx(whole.mean(), rel=5e-4)
+
+
+def test_no_world_at_a_time_is_refused():
+    with pytest.raises(BadInput, match="chunk is 0, expected at least 1 world"):
+        market(posterior(), chunk=0)
 
 
 def test_two_policies_in_one_world_meet_the_same_luck(doubtful):

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.market.worlds import BANK, PAIR_KNOWN, RICH, draw, pair
 
-from gaelp.bidding.landscape import SECOND_PRICE, Format, Rules
 from gaelp.bidding.pacer import Report, start_day
+from gaelp.bidding.rules import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.market import rivals
+from gaelp.market.auction import expected_views, run_auctions
 from gaelp.market.campaign import float32
-from gaelp.market.world import Kind, Truth, World, half_hour, start_truth
+from gaelp.market.world import Kind, Truth, World, buy, half_hour, sampled, start_truth
 
 KNOWN = float32(PAIR_KNOWN)
 FIRST_PRICE, SLOTS = Rules(Format.FIRST_PRICE), Rules(Format.GSP, (1.0, 0.7, 0.5))
@@ -86,6 +87,40 @@ def test_a_single_slot_is_second_price_to_the_last_auction():
         a, b = (bid(worlds(slot_gap=0.3), log_bid, kind) for kind in (one, second))
         for name in ("impressions", "clicks", "cost"):
             assert np.asarray(getattr(a, name)) == pytest.approx(np.asarray(getattr(b, name)), rel=1e-5), name
+
+
+@pytest.mark.parametrize("rules", [SECOND_PRICE, FIRST_PRICE, SLOTS], ids=lambda r: r.format)
+def test_a_half_hour_buys_what_the_auctions_themselves_sell(rules):
+    """Every sampled auction of a half hour, sold by the auction engine: rivals bid the sampled prices, we bid last."""
+    kind = Kind(rules, items=2)
+    world = worlds(slot_gap=0.3)
+    t, log_bid = jnp.int32(24), jnp.full_like(world.price_mean, -2.6)
+    level = world.price_mean + world.price_path[..., t]
+    bought = buy(world, kind, BANK, level, log_bid, t)
+    found = sampled(world, kind, BANK, t)
+    for b in range(8):
+        prices = jnp.stack([jnp.exp(level[b, 0] + price[b, 0]) for price in found.prices])
+        ours = jnp.full_like(prices[:1], jnp.exp(log_bid[b, 0]))
+        views = expected_views(rules, jnp.ones(kind.samples))
+        sold = run_auctions(
+            rules, jnp.concatenate([ours, prices]), jnp.full(1 + rules.slots, jnp.inf), views, window=64
+        )
+        mine = np.asarray(sold.bidder) == 0
+        clicks = np.asarray(found.clicks[b, 0])
+        assert float(bought.impressions[b, 0]) == pytest.approx(mine.any(0).mean())
+        assert float(bought.clicks[b, 0]) == pytest.approx(
+            (clicks * np.asarray(sold.views) * mine).sum(), rel=1e-4
+        )
+        cost = float(bought.cost[b, 0] * jnp.exp(level[b, 0]))
+        assert cost == pytest.approx((clicks * np.asarray(sold.cost) * mine).sum(), rel=1e-4)
+    assert 0.05 < float(bought.impressions.mean()) < 0.95
+
+
+def test_a_worlds_prices_hold_the_reserve_already():
+    with pytest.raises(
+        BadInput, match=r"reserve is 0\.2, expected 0: a world's prices are those that must be beaten"
+    ):
+        Kind(Rules(Format.FIRST_PRICE, reserve=0.2))
 
 
 def test_more_slots_than_the_sampled_auctions_price_are_refused():

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from gaelp.cli.ladder_command import said
 from gaelp.core.errors import BadInput
 from gaelp.market.baselines import PACERS, Days
 from gaelp.market.ladder import Ladder, Rung, Share, certify, climb, share_of
@@ -80,15 +81,24 @@ def rung(name: str, middle: float) -> Rung:
     )  # fmt: skip
 
 
-def test_the_page_shows_every_policy_best_first_and_says_where_the_line_bounds_nothing():
-    from gaelp.report.ladder import page
-
-    ladder = Ladder(
+def rivals_ladder() -> Ladder:
+    return Ladder(
         suite="rivals", version=1, hash="abc", room_for="information", lp=None, worlds=20, seeds=1, certified="b",
         reference="price-taker reference (no bound)", reference_score=10.0, margins=(), best="b", room=0.04,
         clairvoyant=rung("clairvoyant pacer", 1.02), rungs=(rung("a", 0.9), rung("b", 0.96)),
     )  # fmt: skip
-    text = page([ladder])
+
+
+def test_a_suite_is_told_in_one_line_with_the_name_of_its_line():
+    assert said(rivals_ladder()) == (
+        "rivals: b reaches 96.0 % (95.0 to 97.0) of the price-taker reference (no bound); room 4.0 %"
+    )
+
+
+def test_the_page_shows_every_policy_best_first_and_says_where_the_line_bounds_nothing():
+    from gaelp.report.ladder import page
+
+    text = page([rivals_ladder()])
     assert "price-taker reference (no bound)" in text
     assert "LP bound" not in text
     table = text[text.index("<tbody>") :]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import poisson
 from tests.market.worlds import BANK, CERTAIN, KNOWN, RICH, day_at, draw, grown, pair, posterior
 
-from gaelp.bidding.landscape import Format, Rules
 from gaelp.bidding.pacer import start_day
+from gaelp.bidding.rules import Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.market.campaign import float32
 from gaelp.market.world import (
@@ -309,6 +309,7 @@ def test_by_value_a_conversion_counts_what_its_order_keeps():
         ({"jump_chance": 1.5}, ONE_ITEM, "jump_chance: line item 0 has 1.5"),
         ({"shown_share": 0.0}, ONE_ITEM, "shown_share: line item 0 has 0"),
         ({"traffic": np.full((1, 7, 48), 1 / 47)}, ONE_ITEM, "traffic: rows must sum to 1, got 1.02128"),
+        ({"traffic": np.zeros((1, 7, 0))}, ONE_ITEM, r"traffic: shape \(1, 7, 0\), expected \(1, 7, 48\)"),
         ({"delay_share": np.array([[0.7, 0.7]])}, ONE_ITEM, "delay_share: rows must sum to 1, got 1.4"),
         ({"delay_rate": np.ones((1, 3))}, ONE_ITEM, r"delay_rate: shape \(1, 3\), expected \(1, 2\)"),
         (

@@ -14,7 +14,7 @@ from tests.bidding.days import HOUR, TRAFFIC, landscape
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import DEFAULT_PARAMS, Report, start_day
 from gaelp.core.schema import Schema, default_schema
-from gaelp.market.campaign import CampaignMarket, Certified, float32
+from gaelp.market.campaign import JUDGING_CHUNK, CampaignMarket, Certified, float32
 from gaelp.market.world import (
     BUDGETS,
     ONE_ITEM,
@@ -140,8 +140,8 @@ def at_random(
     return move, jnp.take_along_axis(chances, move[:, None], 1)[:, 0]
 
 
-def market(told: Posterior, sample=always, mode=always_mode) -> CampaignMarket:
+def market(told: Posterior, sample=always, mode=always_mode, chunk: int = JUDGING_CHUNK) -> CampaignMarket:
     return CampaignMarket(
         posterior=told, certified=Certified(KNOWN, DEFAULT_PARAMS), schema=SCHEMA, sample_move=sample, mode_move=mode,
-        phase="simulation",
+        phase="simulation", chunk=chunk,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gaelp.bidding.landscape import SECOND_PRICE, Format, Rules
+from gaelp.bidding.rules import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.core.xp import Array

@@ -20,14 +20,13 @@ maximises kappa * clicks - cost on that half hour's response: kappa itself in se
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from enum import StrEnum
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gaelp.bidding.rules import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.xp import Array
 
@@ -39,40 +38,6 @@ _FINE = 193
 """Bids tried for the best response to each multiplier: four between two points of the grid."""
 _DRAWS = 4096
 """Sampled auctions behind the expectations of GSP."""
-
-
-class Format(StrEnum):
-    """How an auction charges its winner."""
-
-    SECOND_PRICE = "second-price"
-    FIRST_PRICE = "first-price"
-    GSP = "gsp"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """An auction's format, and the share of clicks that each slot keeps, from the top one down.
-
-    Raises BadInput for exposures outside (0, 1] or rising, and for more than one slot outside GSP.
-    """
-
-    format: Format = Format.SECOND_PRICE
-    exposure: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        if not self.exposure or not all(0.0 < share <= 1.0 for share in self.exposure):
-            raise BadInput(f"exposure: each slot keeps a share in (0, 1] of the clicks, got {self.exposure}.")
-        if list(self.exposure) != sorted(self.exposure, reverse=True):
-            raise BadInput(f"exposure: a lower slot cannot be seen more, got {self.exposure}.")
-        if len(self.exposure) > 1 and self.format is not Format.GSP:
-            raise BadInput(f"exposure: {self.format} sells one slot, got {len(self.exposure)}.")
-
-    @property
-    def slots(self) -> int:
-        return len(self.exposure)
-
-
-SECOND_PRICE = Rules()
 
 
 class Landscape(NamedTuple):
@@ -186,7 +151,15 @@ def tabulate(
     volume: Array, traffic: Array, price_hour: Array,
     price_day_sd: Array, delay_share: Array, delay_rate: Array, slot_gap: Array,
 ) -> Landscape:  # fmt: skip
-    """Build a Landscape from fitted parameters: add what is left of the day at every multiplier (NumPy)."""
+    """Build a Landscape from fitted parameters: add what is left of the day at every multiplier (NumPy).
+
+    Raises BadInput for rules with a reserve: fitted prices are those that must be beaten, whoever sets them.
+    """
+    if rules.reserve:
+        raise BadInput(
+            f"reserve is {rules.reserve}, expected 0: a landscape's prices are those that must be beaten, a reserve "
+            "among them."
+        )
     z = grid(np)
     fine = np.linspace(GRID_LOW - 1.5, GRID_HIGH, _FINE)
     shade, clicks, cost = (np.zeros((*traffic.shape, GRID)) for _ in range(3))

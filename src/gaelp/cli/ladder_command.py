@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -46,7 +47,10 @@ def ladder_command(
     found = []
     for ladder in _climbed(suite_names(suite), worlds, seeds, processes):
         found.append(ladder)
-        if not json_:
+        if json_:
+            # All suites take minutes, and the object comes last: whoever waits is told how far it is.
+            print(said(ladder), file=sys.stderr, flush=True)
+        else:
             _show(ladder)
     if html is not None:
         from gaelp.report.ladder import write_page
@@ -74,6 +78,15 @@ def climb_named(name: str, worlds: int, seeds: int) -> Ladder:
 
     enable_compilation_cache(compile_cache())
     return climb(suite(name), worlds=worlds, seeds=seeds)
+
+
+def said(ladder: Ladder) -> str:
+    """A suite in one line."""
+    share = _certified(ladder).share
+    return (
+        f"{ladder.suite}: {ladder.certified} reaches {100 * share.middle:.1f} % ({100 * share.low:.1f} to "
+        f"{100 * share.high:.1f}) of the {ladder.reference}; room {100 * ladder.room:.1f} %"
+    )
 
 
 def _show(ladder: Ladder) -> None:

@@ -129,7 +129,7 @@ class Schema:
         for name, levels in (("pace_levels", self.pace_levels), ("tilt_levels", self.tilt_levels)):
             if 0.0 not in levels or len(set(levels)) != len(levels) or list(levels) != sorted(levels):
                 raise BadInput(f"{name} must rise, be distinct and contain 0, got {levels}.")
-        if TICKS_PER_DAY % self.decisions_per_day:
+        if self.decisions_per_day < 1 or TICKS_PER_DAY % self.decisions_per_day:
             raise BadInput(f"decisions_per_day must divide {TICKS_PER_DAY}, got {self.decisions_per_day}.")
 
     @property

@@ -20,10 +20,7 @@ them what the last coins of a purse buy.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaelp.bidding.rules import Format, Rules
 from gaelp.core.errors import BadInput, ShapeError
 
 NOBODY = -1
@@ -43,51 +41,6 @@ NETWORK = 64
 """Bidders that are ranked by one straight-line program; more are ranked in groups."""
 _OUT = -1
 """The bid of whoever takes no part: below every reserve."""
-
-
-class Format(StrEnum):
-    """How the price is made."""
-
-    SECOND_PRICE = "second_price"
-    FIRST_PRICE = "first_price"
-    GSP = "gsp"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How a market sells an impression.
-
-    exposure: of each slot, the best first, the share of impressions in which it is seen; in (0, 1], never rising.
-    reserve: the least price of a view, at least 0; whole where bids are. Raises BadInput.
-    """
-
-    format: Format
-    exposure: tuple[float, ...] = (1.0,)
-    reserve: float = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.format, Format):
-            known = ", ".join(map(str, Format))
-            raise BadInput(f"format is {self.format!r}, expected one of {known}.")
-        if not self.exposure:
-            raise BadInput("exposure names no slot, expected at least one, as in (1.0, 0.8, 0.6).")
-        if self.format is not Format.GSP and len(self.exposure) != 1:
-            raise BadInput(f"exposure names {len(self.exposure)} slots, {self.format} sells exactly one.")
-        for slot, share in enumerate(self.exposure):
-            if not 0 < share <= 1:
-                raise BadInput(f"exposure of slot {slot} is {share}, expected a share above 0 and at most 1.")
-            if slot and share > self.exposure[slot - 1]:
-                raise BadInput(
-                    f"exposure of slot {slot} is {share}, expected at most the {self.exposure[slot - 1]} of the "
-                    "slot before it."
-                )
-        if not (math.isfinite(self.reserve) and self.reserve >= 0):
-            raise BadInput(f"reserve is {self.reserve}, expected a finite price of at least 0.")
-
-    @property
-    def slots(self) -> int:
-        """How many bidders an impression can show."""
-        return len(self.exposure)
 
 
 class Outcome(NamedTuple):
@@ -358,6 +311,40 @@ def _check(rules: Rules, bids: jax.Array, left: jax.Array, views: jax.Array, win
         raise BadInput(f"window is {window}, expected at least 1 impression.")
 
 
+class Placed(NamedTuple):
+    """Where one bidder ends up in each auction of a cell; [...,n]."""
+
+    held: jax.Array
+    """Whether it holds any slot."""
+    seen: jax.Array
+    """Share of the views in which its slot is seen; 0 where it holds none."""
+    price: jax.Array
+    """Money that a unit of value costs there; without meaning where it holds no slot."""
+
+
+def placed(
+    rules: Rules,
+    bid: jax.Array,
+    competing: Sequence[jax.Array],
+    *,
+    money: Callable[[jax.Array], jax.Array] = lambda price: price,
+) -> Placed:
+    """The best slot that a `bid` [...] reaches in each auction, and its price; ties are won.
+
+    competing: for each slot what must be bid for it [...,n], finite, the highest first, on one scale with the bid.
+    money: turns that scale into money, `jnp.exp` where it is a logarithm.
+    """
+    own = bid[..., None]
+    held = own >= competing[-1]
+    seen = jnp.where(held, rules.exposure[-1], 0.0)
+    # Not masked where nothing is held: in the one-slot formats that would cost a tenth of a world's time.
+    price = money(own if rules.format is Format.FIRST_PRICE else competing[-1])
+    for share, rival in zip(rules.exposure[-2::-1], competing[-2::-1], strict=True):
+        ahead = own >= rival
+        seen, price = jnp.where(ahead, share, seen), jnp.where(ahead, money(rival), price)
+    return Placed(held, seen, price)
+
+
 class Bought(NamedTuple):
     """What one bidder buys in each cell; floats, shaped as the cells."""
 
@@ -388,12 +375,7 @@ def cell(
         )
     if rules.reserve:
         competing = jnp.maximum(competing, rules.reserve / value)
-    own = bid[..., None]
-    seen, price = jnp.zeros_like(value), jnp.zeros_like(value)
-    for share, rival in zip(reversed(rules.exposure), competing[::-1], strict=True):
-        ahead = own >= rival
-        seen = jnp.where(ahead, share, seen)
-        price = jnp.where(ahead, own if rules.format is Format.FIRST_PRICE else rival, price)
+    _, seen, price = placed(rules, bid, [competing[slot] for slot in range(rules.slots)])
     clicks = seen * value
     # Three sums and not one of three: XLA would compute what leads to the prices once for each.
     impressions, clicks_all, cost = (weight * x.sum(axis=-1) for x in (seen, clicks, clicks * price))
@@ -403,5 +385,6 @@ def cell(
 
 def affordable_share(cost: jax.Array, left: jax.Array) -> jax.Array:
     """Which share of a `cost` the money `left` pays, in [0, 1]; of no cost, all."""
+    left = jnp.maximum(left, 0)
     dear = cost > left
-    return jnp.where(dear, jnp.maximum(left, 0) / jnp.where(dear, cost, 1), 1.0)
+    return jnp.where(dear, left / jnp.where(dear, cost, 1), 1.0)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaelp.bidding.controllers import Gains, Memory, Rule, control, opening, start_memory
-from gaelp.bidding.landscape import Format, Landscape
+from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import DEFAULT_PARAMS, DayState, PacerParams, after_report, start_day
+from gaelp.bidding.rules import Format
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
 from gaelp.market.campaign import Certified, float32

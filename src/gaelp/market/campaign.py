@@ -19,6 +19,7 @@ from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.observe import fits, mark_decision, observe
 from gaelp.bidding.pacer import DayState, PacerParams, after_report, bids, pacer_hash, solve, start_day
 from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
+from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.market.hindsight import best_constant
 from gaelp.market.world import (
@@ -49,6 +50,8 @@ Tree = TypeVar("Tree")
 
 CHUNK = 32
 """Training worlds that are played together."""
+JUDGING_CHUNK = 2048
+"""Judging worlds that are played together unless a market is told otherwise: what it needs of memory."""
 SCALE_FLOOR = 2.0
 """Conversions: the smallest score an episode's reward is divided by."""
 
@@ -91,9 +94,9 @@ def _first(tree: Tree, n: int) -> Tree:
 
 def _decide_and_play(
     world: World, choose: Callable[..., tuple[jax.Array, jax.Array]], landscape: Landscape, params: PacerParams,
-    schema: Schema, bank: Bank, kind: Kind, key: jax.Array, agents: int,
+    schema: Schema, bank: Bank, kind: Kind, agents: int,
 ) -> tuple[Steps, jax.Array, jax.Array, Truth, DayState]:  # fmt: skip
-    """A day of B worlds; `choose(observation, key)` gives (move, log_prob) at each decision.
+    """A day of B worlds; `choose(observation, k)` gives (move, log_prob) at decision k.
 
     agents: only the first so many worlds are observed; the steps hold no observation and no truth of the others.
     """
@@ -113,7 +116,7 @@ def _decide_and_play(
     def decision(carry: tuple[Truth, DayState], k: jax.Array) -> tuple[tuple[Truth, DayState], Steps]:
         truth, state = carry
         seen, unseen = look(truth, state), unseen_truth(truth, k * ticks)
-        move, log_prob = choose(seen, jax.random.fold_in(key, k))
+        move, log_prob = choose(seen, k)
         pace, tilt = pace_of(move, schema, jnp), tilt_of(move, schema, jnp)
         state = mark_decision(state, pace, jnp)
 
@@ -139,18 +142,25 @@ class CampaignMarket:
     `play` yields training episodes whose reward is the increment of the objective, as a share of the pacer's own
     score in that world, less the pacer's increment in the same world with the same draws (a control variate that no
     action moves). It telescopes to the objective. `scores` judges policies by their mode on chosen seeds.
+
+    chunk: at most so many worlds are judged at a time. It bounds memory whatever their number, and moves scores in the
+    last digits of single precision at most; the price-taker reference, which is a search until the slowest world of a
+    chunk is done, by some hundredths of a percent. Raises BadInput.
     """
 
     def __init__(
         self, *, posterior: Posterior, certified: Certified, schema: Schema, sample_move: SampleMove,
-        mode_move: ModeMove, phase: str, kind: Kind = ONE_ITEM,
+        mode_move: ModeMove, phase: str, kind: Kind = ONE_ITEM, chunk: int = JUDGING_CHUNK,
     ) -> None:  # fmt: skip
         check_posterior(posterior, kind)
+        if chunk < 1:
+            raise BadInput(f"chunk is {chunk}, expected at least 1 world to be played at a time.")
         fits(schema, kind.items)
         self.posterior: Posterior = float32(posterior)
         self.certified = certified
         self.schema = schema
         self.phase = phase
+        self.chunk = chunk
         self._landscape: Landscape = float32(certified.landscape)
         self._params: PacerParams = float32(certified.params)
         self._bank = auctions_bank()
@@ -160,7 +170,8 @@ class CampaignMarket:
         self._paired = jax.jit(self._paired_days)
         self._modes = jax.jit(self._mode_days)
         self._pacers = jax.jit(self._pacer_days)
-        self._random = jax.jit(self._random_days)
+        self._moves = jax.jit(self._random_moves, static_argnums=0)
+        self._given = jax.jit(self._given_days)
         self._worlds = jax.jit(partial(worlds_of, kind=kind))
 
     @property
@@ -186,13 +197,13 @@ class CampaignMarket:
         masks = self._masks(n)
         key = jax.random.fold_in(key, chunk)
 
-        def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            move, log_prob = self._sample(policy, seen, masks, key)
+        def choose(seen: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+            move, log_prob = self._sample(policy, seen, masks, jax.random.fold_in(key, k))
             still = jnp.full((n,), self.schema.zero_move, move.dtype)
             return jnp.concatenate([move, still]), jnp.concatenate([log_prob, jnp.zeros_like(log_prob)])
 
         steps, last, last_hidden, truth, state = _decide_and_play(
-            both, choose, landscape, params, self.schema, self._bank, self.kind, key, n
+            both, choose, landscape, params, self.schema, self._bank, self.kind, n
         )
         scale = jnp.maximum(steps.score[-1, n:], SCALE_FLOOR)
         gain = (steps.score[:, :n] - steps.score[:, n:]) / scale
@@ -215,19 +226,11 @@ class CampaignMarket:
         worlds = worlds_of(posterior, seeds, self.kind)
         masks = self._masks(seeds.shape[0])
 
-        def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def choose(seen: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self._mode(policy, seen, masks), jnp.zeros(seen.shape[0])
 
         *_, truth, _ = _decide_and_play(
-            worlds,
-            choose,
-            landscape,
-            params,
-            self.schema,
-            self._bank,
-            self.kind,
-            jax.random.key(0),
-            seeds.shape[0],
+            worlds, choose, landscape, params, self.schema, self._bank, self.kind, seeds.shape[0]
         )
         return {
             "score": day_score(truth, worlds),
@@ -236,25 +239,24 @@ class CampaignMarket:
             "cpa": truth.spent / jnp.maximum(truth.units, 1e-9),
         }
 
-    def _random_days(
-        self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array
-    ) -> jax.Array:
-        worlds = worlds_of(posterior, seeds, self.kind)
-        logits = jnp.where(self._masks(seeds.shape[0]), 0.0, -jnp.inf)
+    def _random_moves(self, worlds: int) -> jax.Array:
+        """[n,T] drawn for all worlds at once: which of them are played together must not move the draws."""
+        logits = jnp.where(self._masks(worlds), 0.0, -jnp.inf)
 
-        def choose(seen: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return jax.random.categorical(key, logits), jnp.zeros(seen.shape[0])
+        def drawn(k: jax.Array) -> jax.Array:
+            return jax.random.categorical(jax.random.fold_in(jax.random.key(1), k), logits)
+
+        return jax.lax.map(drawn, jnp.arange(self.schema.decisions_per_day)).T
+
+    def _given_days(self, posterior: Posterior, landscape: Landscape, params: PacerParams, seeds: jax.Array,
+                    moves: jax.Array) -> jax.Array:  # fmt: skip
+        worlds = worlds_of(posterior, seeds, self.kind)
+
+        def choose(seen: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return moves[:, k], jnp.zeros(seen.shape[0])
 
         *_, truth, _ = _decide_and_play(
-            worlds,
-            choose,
-            landscape,
-            params,
-            self.schema,
-            self._bank,
-            self.kind,
-            jax.random.key(1),
-            seeds.shape[0],
+            worlds, choose, landscape, params, self.schema, self._bank, self.kind, seeds.shape[0]
         )
         return day_score(truth, worlds)
 
@@ -319,34 +321,57 @@ class CampaignMarket:
 
         One policy after another, so that one compilation serves every P.
         """
-        chosen = jnp.asarray(seeds)
         count = jax.tree.leaves(policies)[0].shape[0]
+        told = self.posterior, self._landscape, self._params
+
+        def of_policy(k: int) -> dict[str, np.ndarray]:
+            one = jax.tree.map(lambda x: x[k], policies)
+            return self._chunked(lambda part, _: self._modes(one, *told, part), seeds)
+
+        played = [of_policy(k) for k in range(count)]
+        return {name: np.stack([day[name] for day in played]) for name in played[0]}
+
+    def _chunked(self, play: Callable[[jax.Array, slice], Tree], seeds: np.ndarray) -> Tree:
+        """What `play(seeds of a part, its place)` answers, one entry a world, at most `chunk` worlds at a time.
+
+        Parts are alike in size, so that one compiled program serves all; the last is filled up with further worlds.
+        """
+        n = len(seeds)
+        parts = -(-n // self.chunk)
+        size = -(-n // parts)
+        whole = np.concatenate([seeds, seeds[-1] + 1 + np.arange(parts * size - n, dtype=seeds.dtype)])
+        # Fetched one after another: parts that are all in flight would need the memory of all.
         played = [
-            self._modes(
-                jax.tree.map(lambda x, k=k: x[k], policies),
-                self.posterior,
-                self._landscape,
-                self._params,
-                chosen,
-            )
-            for k in range(count)
+            jax.device_get(play(jnp.asarray(whole[start : start + size]), slice(start, start + size)))
+            for start in range(0, len(whole), size)
         ]
-        return {name: np.stack([np.asarray(day[name]) for day in played]) for name in played[0]}
+        return jax.tree.map(lambda *x: np.concatenate(x)[:n], *played)
 
     def pacer(self, certified: Certified, seeds: np.ndarray) -> np.ndarray:
         """Scores [n] of a pacer by itself."""
-        landscape, params = float32(certified.landscape), float32(certified.params)
-        return np.asarray(self._pacers(self.posterior, landscape, params, jnp.asarray(seeds)))
+        told = self.posterior, float32(certified.landscape), float32(certified.params)
+        return self._chunked(lambda part, _: self._pacers(*told, part), seeds)
 
     def random(self, seeds: np.ndarray) -> np.ndarray:
         """Scores [n] of moves drawn alike from all allowed ones."""
-        return np.asarray(self._random(self.posterior, self._landscape, self._params, jnp.asarray(seeds)))
+        told = self.posterior, self._landscape, self._params
+        drawn = np.asarray(self._moves(len(seeds)))
+        # A part that was filled up needs moves for worlds whose results are dropped.
+        moves = np.concatenate(
+            [drawn, np.full((len(seeds), drawn.shape[1]), self.schema.zero_move, drawn.dtype)]
+        )
+        return self._chunked(lambda part, at: self._given(*told, part, moves[at]), seeds)
 
     def best_in_hindsight(self, seeds: np.ndarray) -> np.ndarray:
         """Scores [n] of the best constant worth of a unit in hindsight, per world. Users carry exposure over, so it is
         no bound: a policy that rests its users may beat it."""
-        worlds = self._worlds(self.posterior, jnp.asarray(seeds))
-        return best_constant(worlds, self._landscape, self._bank, self.kind).score
+
+        def best(part: jax.Array, _: slice) -> np.ndarray:
+            return best_constant(
+                self._worlds(self.posterior, part), self._landscape, self._bank, self.kind
+            ).score
+
+        return self._chunked(best, seeds)
 
 
 __all__ = ["HIDDEN", "CampaignMarket", "Certified"]

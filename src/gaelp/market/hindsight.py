@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Format, Landscape, tabulate
+from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Landscape, tabulate
 from gaelp.bidding.pacer import PacerParams, best_response, start_day
+from gaelp.bidding.rules import Format
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array

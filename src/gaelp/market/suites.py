@@ -15,7 +15,8 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Format, Landscape, Rules, grid, tabulate
+from gaelp.bidding.landscape import GRID_HIGH, GRID_LOW, Landscape, grid, tabulate
+from gaelp.bidding.rules import Format, Rules
 from gaelp.core.errors import BadInput, nearest
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.market.oracle import Prices

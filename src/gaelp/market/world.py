@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaelp.bidding.landscape import SECOND_PRICE, Format, Landscape, Rules
+from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.pacer import (
     DayState,
     PacerParams,
@@ -33,10 +33,12 @@ from gaelp.bidding.pacer import (
     solve,
     start_day,
 )
+from gaelp.bidding.rules import SECOND_PRICE, Format, Rules
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
 from gaelp.market import autobid, rivals
+from gaelp.market.auction import placed
 from gaelp.market.oracle import Auctions
 
 BANK = 4096
@@ -71,6 +73,11 @@ class Kind:
     def __post_init__(self) -> None:
         if self.rules.slots > SLOTS:
             raise BadInput(f"a world holds at most {SLOTS} slots, got {self.rules.slots}.")
+        if self.rules.reserve:
+            raise BadInput(
+                f"reserve is {self.rules.reserve}, expected 0: a world's prices are those that must be beaten, a "
+                "reserve among them."
+            )
         if self.items < 1 or self.samples < 1 or not 0 <= self.rare < self.samples:
             raise BadInput(
                 f"a world needs line items and samples, and some that are not rare: got items {self.items}, "
@@ -522,30 +529,17 @@ class Bought(NamedTuple):
 def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Array, t: jax.Array) -> Bought:
     """The sampled auctions of half hour `t` at `log_bid` [B,I], with competing log prices around `level` [B,I]."""
     weight, clicks_each, worth, prices = sampled(world, kind, bank, t)
-    price = prices[0]
-    bid = (log_bid - level)[..., None]
-    mass = weight * jnp.exp(price)
-    top = bid >= price
+    bid = log_bid - level
+    place = placed(kind.rules, bid, prices, money=jnp.exp)
+    mass = weight * jnp.exp(prices[0])
     # Rivals pay for what we do not win; what we win in a lower slot leaves them the ones above.
-    rivals_paid = jnp.where(top, 0.0, mass).sum(-1) / mass.sum(-1)
-    if kind.rules.format is Format.GSP:
-        clicks = cost = shown = jnp.zeros_like(price)
-        above = jnp.full_like(price, jnp.inf)
-        for edge, exposure in zip(prices, kind.rules.exposure, strict=True):
-            here = (bid >= edge) & (bid < above)
-            clicks = clicks + jnp.where(here, exposure, 0.0)
-            cost = cost + jnp.where(here, exposure * jnp.exp(edge), 0.0)
-            shown = shown + here
-            above = edge
-        impressions = (weight * shown).sum(-1)
-        clicks, cost = clicks_each * clicks, clicks_each * cost
-    else:
-        won = jnp.where(top, 1.0, 0.0)
-        impressions = (weight * won).sum(-1)
-        clicks = clicks_each * won
-        paid = jnp.exp(bid) if kind.rules.format is Format.FIRST_PRICE else jnp.exp(price)
-        cost = clicks * paid
-    return Bought(impressions, clicks.sum(-1), cost.sum(-1), rivals_paid, (clicks * worth).sum(-1))
+    rivals_paid = jnp.where(bid[..., None] >= prices[0], 0.0, mass).sum(-1) / mass.sum(-1)
+    shown = jnp.where(place.held, 1.0, 0.0)
+    clicks = clicks_each * place.seen
+    cost = clicks * place.price
+    return Bought(
+        (weight * shown).sum(-1), clicks.sum(-1), cost.sum(-1), rivals_paid, (clicks * worth).sum(-1)
+    )
 
 
 def day_auctions(world: World, kind: Kind, bank: Bank) -> Auctions:
@@ -597,6 +591,7 @@ def half_hour(
     clicks = poisson_quantile(world.click_draws[..., t], clicks_mean)
     cost = clicks * cost_per_click
     left = jnp.maximum(world.terms.budget - truth.spent, 0.0)
+    # Not `auction.affordable_share`: views without a click cost nothing here, and whoever is broke gets none of them.
     share = jnp.minimum(1.0, left / jnp.maximum(cost.sum(-1), 1e-9))[..., None]
     clicks, cost, impressions = clicks * share, cost * share, eligible * bought.impressions * share
     weariness = jnp.exp(-world.fatigue * truth.tired)
