@@ -38,3 +38,36 @@ def test_threads_share_one_heap():
     }  # fmt: skip
     assert heaps["one"] == 1
     assert heaps["by itself"] > 1, "the test would pass whatever keep_one_heap does"
+
+
+FREED = """
+import sys
+from gaelp.learn.runtime import keep_one_heap
+if sys.argv[1] == "one":
+    keep_one_heap()
+# Freeing this block moves glibc's own threshold above the size of those that follow.
+del (_ := [bytes(16 << 20)])[:]
+blocks, pins = [], []
+for _ in range(40):
+    blocks.append(bytearray(b"x") * (4 << 20))
+    pins.append(bytearray(100_000))
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) >> 10
+full = resident()
+blocks.clear()
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc moves its threshold")
+def test_what_is_freed_is_given_back_though_something_small_lies_above():
+    given_back = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", FREED, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("one", "by itself")
+    }
+    assert given_back["one"] > 140, "40 blocks of 4 MiB"
+    assert given_back["by itself"] < 80, "the test would pass whatever keep_one_heap does"
