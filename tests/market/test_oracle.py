@@ -393,6 +393,19 @@ def test_two_knobs_that_make_up_for_each_other_are_followed_along_their_ridge():
     np.testing.assert_allclose(found.knobs[:, 0], [0.0, 0.4], atol=0.2)
 
 
+def test_a_world_finds_the_same_best_knob_alone_and_among_others():
+    # Rough scores: a world that went on while its neighbours search would find something better by luck.
+    rough = np.random.default_rng(11).random((10, 400_000))
+
+    def score_of_some(rows):
+        return lambda m: rough[rows, np.clip((m + 3.0) * 66_666.0, 0, 399_999).astype(int)]
+
+    together = best_multiplier(score_of_some(np.arange(10)), axis(-3.0, 3.0, worlds=10))
+    for row in range(10):
+        alone = best_multiplier(score_of_some(np.array([row])), axis(-3.0, 3.0, worlds=1))
+        assert (alone.score[0], alone.knobs[0, 0]) == (together.score[row], together.knobs[0, row])
+
+
 def test_a_range_that_ends_too_early_is_pointed_out_and_a_plateau_is_not():
     # World 0 rises to the end; world 1 is flat from 2 on: buying everything needs no higher bid.
     found = best_multiplier(lambda m: np.stack([m[0], np.minimum(m[1], 2.0), -abs(m[2])]), axis(-3.0, 3.0))

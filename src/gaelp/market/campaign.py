@@ -18,10 +18,11 @@ from gaelp.bidding.act import move_mask, pace_of, tilt_of
 from gaelp.bidding.landscape import Landscape
 from gaelp.bidding.observe import fits, mark_decision, observe
 from gaelp.bidding.pacer import DayState, PacerParams, after_report, bids, pacer_hash, solve, start_day
-from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
+from gaelp.core.episode import EpisodeBatch, Provenance, Source
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import Schema
 from gaelp.market.hindsight import best_constant
+from gaelp.market.whole_episodes import whole_episodes
 from gaelp.market.world import (
     HIDDEN,
     ONE_ITEM,
@@ -286,35 +287,11 @@ class CampaignMarket:
         ]
         parts = jax.device_get(played)
         got = {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
-        b, t = got["reward"].shape
-        end = np.full((b, t), int(End.RUNNING), np.int8)
-        end[:, -1] = int(End.TERMINATED)
         told = Provenance(
             source=Source.SIMULATED, phase=self.phase, arm="agent", campaign="simulated", day=0, actor_hash=actor_hash,
             pacer_hash=self.certified.hash, schema_hash=self.schema.hash, seed=int(seeds[0]), settled_at="simulated",
         )  # fmt: skip
-        return EpisodeBatch(
-            observation=got["observation"],
-            mask=np.broadcast_to(np.asarray(self._mask), (b, t + 1, len(self._mask))),
-            action=got["action"].astype(np.int32),
-            executed=got["executed"],
-            log_prob=got["log_prob"],
-            reward=got["reward"],
-            end=end,
-            valid=np.ones((b, t), bool),
-            weight=np.ones(b, np.float32),
-            segment=np.zeros((b, t), np.int32),
-            hidden=got["hidden"],
-            spend=got["spend"],
-            value=got["value"],
-            impressions=got["impressions"],
-            clicks=got["clicks"],
-            conversions=got["conversions"],
-            score=got["score"],
-            matured=np.ones(b, np.float32),
-            sources=np.full(b, SOURCES.index(Source.SIMULATED), np.int8),
-            provenance=(told,),
-        )
+        return whole_episodes(got, self._mask, told)
 
     def scores(self, policies: object, seeds: np.ndarray) -> dict[str, np.ndarray]:
         """Score, spend and expected conversions [P,n] of P stacked policies, by mode, on the worlds of `seeds`.

@@ -28,11 +28,12 @@ from gaelp.bidding.block_pacer import (
     start_pace,
 )
 from gaelp.bidding.observe_log import mark_decision, observe_log
-from gaelp.core.episode import SOURCES, End, EpisodeBatch, Provenance, Source
+from gaelp.core.episode import EpisodeBatch, Provenance, Source
 from gaelp.core.schema import Schema
 from gaelp.market.campaign import ModeMove, SampleMove, float32
 from gaelp.market.log_episodes import Auctions, EpisodeSource, Terms
 from gaelp.market.log_oracle import lp_values
+from gaelp.market.whole_episodes import whole_episodes
 
 CHUNK = 32
 """Training episodes that are played together."""
@@ -261,36 +262,19 @@ class LogMarket:
         ]  # fmt: skip
         parts = jax.device_get(played)
         got = {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
-        b, t = got["reward"].shape
-        end = np.full((b, t), int(End.RUNNING), np.int8)
-        end[:, -1] = int(End.TERMINATED)
-        outcomes = {
-            name: got[name].astype(np.float64) for name in ("spend", "value", "impressions", "clicks")
-        }
         told = Provenance(
             source=self.origin, phase=self.phase, arm="agent", campaign="auctions", day=0, actor_hash=actor_hash,
             pacer_hash=self.certified.hash, schema_hash=self.schema.hash, seed=int(seeds[0]),
             settled_at=str(self.origin),
         )  # fmt: skip
-        return EpisodeBatch(
-            observation=got["observation"],
-            mask=np.broadcast_to(np.asarray(self._mask), (b, t + 1, len(self._mask))),
-            action=got["action"].astype(np.int32),
-            executed=got["executed"],
-            log_prob=got["log_prob"],
-            reward=got["reward"],
-            end=end,
-            valid=np.ones((b, t), bool),
-            weight=np.ones(b, np.float32),
-            segment=np.zeros((b, t), np.int32),
-            hidden=np.zeros((b, t + 1, HIDDEN_WIDTH), np.float32),
-            **outcomes,
-            conversions=np.zeros(b),
-            score=outcomes["value"],
-            matured=np.ones(b, np.float32),
-            sources=np.full(b, SOURCES.index(self.origin), np.int8),
-            provenance=(told,),
-        )
+        outcomes = {
+            name: got[name].astype(np.float64) for name in ("spend", "value", "impressions", "clicks")
+        }
+        nothing = {
+            "hidden": np.zeros((n, self.schema.decisions_per_day + 1, HIDDEN_WIDTH), np.float32),
+            "conversions": np.zeros(n),
+        }
+        return whole_episodes({**got, **outcomes, **nothing, "score": outcomes["value"]}, self._mask, told)
 
     def scores(self, policies: object, seeds: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
         """Predicted clicks, spend, wins and clicks [P,n] of P stacked policies, by mode, on the episodes of `seeds`.

@@ -324,9 +324,10 @@ def best_multiplier(
             places = np.stack([np.clip(here + step * 0.5**halved, 0.0, 1.0) for step in around])
             scores = np.stack([play(place) for place in places])
             pick = scores.argmax(axis=0)
-            reached = scores[pick, worlds]
-            halved = halved + (reached <= top + GAIN * np.abs(top))
+            # A world that is done stands still, whatever others still look for: it finds the same in any company.
+            reached = np.where(halved <= halvings, scores[pick, worlds], top)
             here = np.where(reached > top, places[pick, :, worlds].T, here)
+            halved = halved + (reached <= top + GAIN * np.abs(top))
             top = np.maximum(reached, top)
         at, best = np.where(top > best, here, at), np.maximum(top, best)
     little = cell * 0.5**halvings
