@@ -8,10 +8,12 @@ from pathlib import Path
 
 import jax
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-"""glibc's names for what `mallopt` sets, from malloc.h."""
-_LARGE = 1 << 20
-"""Bytes from which on an allocation has pages of its own, which go back once it is freed."""
+_ARENA_MAX = -8
+"""glibc's name for how many heaps it opens, from malloc.h."""
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+"""What JAX tells its listeners each time XLA has compiled a program."""
+_LONG = 0.25
+"""Seconds of compiling from which on there is something to give back."""
 
 
 def enable_compilation_cache(directory: Path) -> None:
@@ -27,15 +29,20 @@ def enable_compilation_cache(directory: Path) -> None:
 
 
 def keep_one_heap() -> None:
-    """Have all threads allocate on one heap, and give back what is freed, from now on; call it before they start.
+    """Have all threads allocate on one heap, and give back what compiling freed; call it before they start.
 
-    By itself glibc opens heaps of their own for the threads that compile, and moves ever larger blocks onto them, where
-    whatever lies above keeps them from being given back. Other C libraries have no such heaps, and nothing is done.
+    By itself glibc opens heaps of their own for the threads that compile, and keeps what LLVM has freed there: a few
+    hundred megabytes for each of the largest programs. Other C libraries have no such heaps, and nothing is done.
     Raises OSError when glibc refuses.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE)):
-        if libc.mallopt(option, value) != 1:
-            raise OSError(f"glibc refused mallopt({option}, {value}).")
+    if libc.mallopt(_ARENA_MAX, 1) != 1:
+        raise OSError("glibc refused to keep to one heap.")
+
+    def give_back(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED and duration_secs >= _LONG:
+            libc.malloc_trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(give_back)
