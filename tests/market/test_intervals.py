@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.market.histories import Planted, history
 
+from gaelp.market import fit_delay as fit_delay_module
 from gaelp.market.estimates import Z90, pool
 from gaelp.market.fit_conversions import _weighted
 from gaelp.market.fit_delay import fit_delay, matured
@@ -51,6 +52,20 @@ def test_arrivals_of_given_clicks_tell_what_came_in_four_hours_better_than_poiss
     of a coin thrown once a conversion, or less, for more is seen than one count."""
     seen = history(Planted(items=2, fatigue=0.0, fast=1 - 0.5 ** (1 / 8)), 3)
     found = fit_delay(seen)
-    known = matured(found.points[:, :2], found.points[:, 2:], np.array(8))
-    assert known.std() <= 0.5 / np.sqrt(seen.conversions.sum()) * 1.2
-    assert abs(known.mean() - 0.5) < 4.0 * known.std()
+    known = matured(found.inside[:, :2], found.inside[:, 2:], np.array(8))
+    coin = 0.5 / np.sqrt(seen.conversions.sum())
+    assert known.max() - known.min() <= 2.0 * Z90 * coin * 1.2
+    assert abs(known.mean() - 0.5) < 4.0 * coin
+
+
+def test_intervals_of_the_delay_reach_as_far_as_the_arrivals_alone_say_whatever_the_prior(monkeypatch):
+    """A prior that is sure of other delays moves the estimate, not what may be."""
+    seen = history(Planted(items=4, fatigue=0.0, delay_share=0.4, fast=0.3, slow=0.03), 5)
+    ends = []
+    for slow in (0.02, 0.006):
+        monkeypatch.setattr(fit_delay_module, "PRIOR_MEAN", np.array([0.0, np.log(slow), 2.0]))
+        monkeypatch.setattr(fit_delay_module, "PRIOR_SD", np.array([1.0, 0.5, 0.8]))
+        inside = fit_delay(seen).inside
+        ends.append(np.log([inside[:, 3].min(), inside[:, 3].max()]))
+    assert np.ptp(ends, axis=1).min() > 0.3
+    np.testing.assert_allclose(ends[0], ends[1], atol=0.08)

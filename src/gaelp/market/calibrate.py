@@ -208,16 +208,10 @@ def _delay(delay: Delay) -> list[list[Parameter]]:
         ("delay_rate_slow", lambda p: p[:, 3], hidden), ("arrived_in_4_hours", lambda p: known(p, 8), few),
         ("arrived_in_24_hours", lambda p: known(p, 48), few),
     ):  # fmt: skip
-        values, at = of(delay.points), of(best)
-        low, high = np.quantile(values, [0.05, 0.95])
-        sd = np.sqrt(((values - at) ** 2).mean())
+        values, at = of(delay.inside), of(best)
         prior = np.quantile(of(delay.prior), [0.05, 0.95])
-        found = Marginal(
-            mean=at,
-            sd=np.array([sd]),
-            low=np.minimum(np.array([low]), at),
-            high=np.maximum(np.array([high]), at),
-        )
+        low, high = np.minimum(values.min(keepdims=True), at), np.maximum(values.max(keepdims=True), at)
+        found = Marginal(mean=at, sd=(high - low) / (2.0 * Z90), low=low, high=high)
         out.append(_shared(name, found, (float(prior[0]), float(prior[1])), "arrivals by half hour", unknown))
     return out
 

@@ -16,22 +16,27 @@ PRIOR_MEAN = np.array([0.0, np.log(0.02), 2.0])
 PRIOR_SD = np.array([1.5, 1.5, 1.2])
 """Of the fast share's logit, the slow hazard's logarithm, and how many times faster, in logs, the fast one is."""
 _POINTS = 21
-_DRAWS = 400
-_WEAKER = 1.4
-"""How many times wider the prior behind the intervals is: see _draws."""
-_CHAINS, _STEPS, _SETTLE, _EVERY = 60, 400, 130, 3
+_PRIOR_DRAWS = 400
+_INSIDE = 1.353
+"""Log likelihood below its top down to which a value is inside: half the 90 % quantile of chi-squared with one degree
+of freedom (Wilks, Annals of Mathematical Statistics 9, 1938)."""
+_REACH = 3.0
+"""How many times wider than the prior what the chains walk through is."""
+_CHAINS, _STEPS, _SETTLE = 60, 400, 130
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delay:
-    """Share [2] and chance per half hour [2] of the fast and the slow delay, at the mode; draws [K,4] of both.
+    """Share [2] and chance per half hour [2] of the fast and the slow delay, at the mode.
 
+    inside: [K,4] of both, as likely as to be inside a 90 % interval: of whatever is computed from a delay, that
+    reaches from the least to the greatest over these.
     prior: [N,4] draws of the same before any log.
     """
 
     share: Array
     rate: Array
-    points: Array
+    inside: Array
     prior: Array
 
 
@@ -41,7 +46,7 @@ def fit_delay(hours: Hours) -> Delay:
     Given the half hours of the clicks, arrivals are shared out by the delay: the likelihood is that of Poisson
     counts with
     the same means, whose maximum is the multinomial's. Conversions known at the reading count by the chance to be so.
-    The mode is that likelihood's; what may be otherwise is told by draws (see _draws).
+    The mode is that likelihood's, under the prior; what else may be is told by the arrivals alone (see _inside).
     """
     days = hours.log_bid.shape[1]
     after = np.full(days, np.inf) if hours.read_after is None else hours.read_after
@@ -69,23 +74,24 @@ def fit_delay(hours: Hours) -> Delay:
     mode = grid.points[0, int(grid.weight[0].argmax())]
     best = _mixture(mode)
     # The mode, not the mean: a mean of two ways to say one delay may be a third one.
-    luck = np.random.default_rng(7919).normal(size=(_DRAWS, 3))
+    luck = np.random.default_rng(7919).normal(size=(_PRIOR_DRAWS, 3))
     return Delay(
         share=best[:2],
         rate=best[2:],
-        points=_mixture(_draws(seen, mode)),
+        inside=_mixture(_inside(seen, mode)),
         prior=_mixture(PRIOR_MEAN + luck * PRIOR_SD),
     )
 
 
-def _draws(seen: list[tuple[float, Array, Array]], mode: Array) -> Array:
-    """Draws [K,3] of what the arrivals say, as far apart as arrivals of given clicks truly are.
+def _inside(seen: list[tuple[float, Array, Array]], mode: Array) -> Array:
+    """Points [K,3] whose log likelihood is less than _INSIDE below its top.
 
-    Three things make them other than the posterior around the mode. Arrivals of given clicks are sums of multinomials,
-    which vary less than Poisson counts: here they are normal with the multinomials' own covariance, at the mode. Share
-    and hazards hide behind each other along a bent ridge, thinner than a grid's step: differential evolution follows
-    it (ter Braak, Statistics and Computing 16, 2006, 239-249). And along that ridge the prior outvotes the log, so that
-    truths one deviation off were missed: it is _WEAKER times as wide here. That number is chosen, not derived.
+    The least and greatest of anything over them is its profile likelihood interval. Quantiles of a posterior would hold
+    truths near the prior's middle too often and others too rarely: share and hazards hide behind each other along a
+    bent ridge, and there the prior outvotes the log. Arrivals of given clicks are sums of multinomials, which vary less
+    than Poisson counts: here they are normal with the multinomials' own covariance, at the mode. Differential
+    evolution follows the ridge, thinner than a grid's step (ter Braak, Statistics and Computing 16, 2006, 239-249); a
+    prior _REACH times as wide keeps its chains from running off where arrivals say nothing.
     """
     ages, known, counts = (np.array(x) for x in zip(*seen, strict=True))
     counts = counts.sum(0)[:-1]
@@ -98,20 +104,22 @@ def _draws(seen: list[tuple[float, Array, Array]], mode: Array) -> Array:
     # A half hour in which nothing can arrive still counts for a small part of a conversion.
     root = np.linalg.inv(np.linalg.cholesky(covariance + 1e-2 * np.eye(TICKS_PER_DAY)))
 
-    sd = _WEAKER * PRIOR_SD
+    sd = _REACH * PRIOR_SD
 
-    def log_p(points: Array) -> Array:
+    def log_p(points: Array) -> tuple[Array, Array]:
+        """(of the arrivals alone, with the wide prior)"""
         # Far outside the prior a hazard is no longer told from 0.
         inside = np.clip(points, PRIOR_MEAN - 4.0 * sd, PRIOR_MEAN + 4.0 * sd)
         told = _mixture(inside)
         mean = sum(_expected(told, each, float(age)) for age, each in zip(ages, known, strict=True))
         off = (counts - mean[:, :-1]) @ root.T
-        height = -0.5 * ((off**2).sum(-1) + (((points - PRIOR_MEAN) / sd) ** 2).sum(-1))
-        return np.where((inside == points).all(-1), height, -np.inf)
+        told_by_arrivals = np.where((inside == points).all(-1), -0.5 * (off**2).sum(-1), -np.inf)
+        return told_by_arrivals, told_by_arrivals - 0.5 * (((points - PRIOR_MEAN) / sd) ** 2).sum(-1)
 
     luck = np.random.default_rng(15485863)
     at = mode + 0.2 * PRIOR_SD * luck.normal(size=(_CHAINS, 3))
-    height, kept = log_p(at), []
+    likelihood, height = log_p(at)
+    kept = []
     for step in range(_STEPS):
         # Two other chains, never the same one and never itself.
         ahead = luck.choice(np.arange(1, _CHAINS), 2, replace=False)
@@ -120,12 +128,14 @@ def _draws(seen: list[tuple[float, Array, Array]], mode: Array) -> Array:
         stride = 2.38 / np.sqrt(6.0) if step % 10 else 1.0
         way = luck.permutation(_CHAINS)
         tried = at + stride * (first - second) + 1e-3 * luck.normal(size=at.shape)
-        higher = log_p(tried)
+        likely, higher = log_p(tried)
         takes = np.log(luck.random(_CHAINS)) < higher - height
-        at, height = np.where(takes[:, None], tried, at)[way], np.where(takes, higher, height)[way]
-        if step >= _SETTLE and step % _EVERY == 0:
-            kept.append(at)
-    return np.concatenate(kept)
+        at = np.where(takes[:, None], tried, at)[way]
+        likelihood, height = np.where(takes, likely, likelihood)[way], np.where(takes, higher, height)[way]
+        if step >= _SETTLE:
+            kept.append((at, likelihood))
+    points, likelihoods = (np.concatenate(each) for each in zip(*kept, strict=True))
+    return points[likelihoods >= likelihoods.max() - _INSIDE]
 
 
 def matured(share: Array, rate: Array, half_hours: Array) -> Array:
