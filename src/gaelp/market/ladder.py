@@ -27,7 +27,7 @@ from gaelp.market.baselines import (
 from gaelp.market.campaign import float32
 from gaelp.market.hindsight import KNOWING, best_constant, best_on_auctions, told_the_truth
 from gaelp.market.oracle import Prices, Yardstick, reference_name
-from gaelp.market.suites import VERSION, Suite, expect_win_rate
+from gaelp.market.suites import Suite, expect_win_rate
 from gaelp.market.world import World, auctions_bank
 
 Floats = NDArray[np.float64]
@@ -134,7 +134,7 @@ def climb(suite: Suite, *, worlds: int, seeds: int) -> Ladder:
     best = max(rungs, key=lambda rung: rung.share.middle)
     expect_win_rate(next(r.win_rate for r in rungs if r.name == certified), suite.name)
     return Ladder(
-        suite=suite.name, version=VERSION, hash=suite.hash, room_for=suite.room.value,
+        suite=suite.name, version=suite.version, hash=suite.hash, room_for=suite.room.value,
         reference=reference_name(Yardstick.MULTIPLIER, suite.prices), reference_score=float(line.mean()),
         lp=None if lp is None else float(lp.sum() / line.sum()), worlds=worlds, seeds=seeds, certified=certified,
         margins=margins, best=best.name, room=1.0 - best.share.middle,

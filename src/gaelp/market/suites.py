@@ -24,7 +24,6 @@ from gaelp.market.world import BUDGETS, Kind, Posterior, absent, check_posterior
 
 Floats = NDArray[np.float64]
 
-VERSION = 1
 WIN_RATES = (0.10, 0.30)
 """Between which a suite's mean win rate under its certified pacer must lie."""
 
@@ -60,6 +59,18 @@ class Trait(Enum):
     """Four rivals with purses; half pace, half spend until they are broke."""
     USERS = "users"
     """Exposure tires within the day, and makes aware."""
+    CARRIED = "carried"
+    """Users come to the day with what earlier days showed them."""
+    WEEK = "week"
+    """Weekdays differ in volume and in when their traffic comes."""
+    RARE = "rare"
+    """A tenth of the users hold half of the value, at dearer prices."""
+    LATE = "late"
+    """Of the conversions three tenths arrive days later, some after three weeks, and a twentieth is taken back."""
+    REPORTS = "reports"
+    """Reports show four fifths of impressions, clicks and cost at once, and the rest over hours."""
+    ENTRY = "entry"
+    """Rivals may come late, or leave early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,7 @@ class Suite:
     """A family of worlds, and the landscape that its bidders are given."""
 
     name: str
+    version: int
     room: Room
     kind: Kind
     traits: frozenset[Trait]
@@ -97,7 +109,7 @@ class Suite:
         Arrays count in float32, so that another machine's last digit of a logarithm makes no other suite.
         """
         kind = self.kind
-        told = (VERSION, self.name, kind.rules.format.value, kind.rules.exposure, kind.items, kind.samples,
+        told = (self.version, self.name, kind.rules.format.value, kind.rules.exposure, kind.items, kind.samples,
                 kind.rare, kind.levers)  # fmt: skip
         digest = hashlib.sha256(repr(told).encode())
         for part in (self.posterior, self.landscape):
@@ -113,6 +125,7 @@ class _Plan:
     rules: Rules
     traits: frozenset[Trait]
     items: int = 1
+    version: int = 1
 
 
 def _plans() -> dict[str, _Plan]:
@@ -128,7 +141,7 @@ def _plans() -> dict[str, _Plan]:
         room=Room.RESPONSE, rules=second, traits=frozenset({Trait.TARGET, Trait.USERS})
     )
     for name, rules in FORMATS.items():
-        found[f"all-{name}"] = _Plan(room=Room.RESPONSE, rules=rules, traits=frozenset(Trait))
+        found[f"all-{name}"] = _Plan(room=Room.RESPONSE, rules=rules, traits=frozenset(Trait), version=2)
     late = frozenset({Trait.TARGET, Trait.COLD, Trait.DELAY})
     found["eight-items"] = _Plan(room=Room.RESPONSE, rules=second, traits=late, items=8)
     for name, alone in (
@@ -179,8 +192,15 @@ _CLICKS, _CONVERSIONS = 20_000.0, 600.0
 _AUCTIONS = 1_000_000.0
 _DELAYED = 0.1
 """Chance per half hour that a pending conversion arrives: ten half hours on average."""
+_LATE = 0.004
+"""The same of those that take days: five on average."""
 _WORN = 0.62
 """Conversion rate of a pacer's ordinary day where users tire and become aware, as a share of the fresh one."""
+_WEEKDAYS = np.log([1.079, 1.228, 1.026, 1.007, 0.960, 0.859, 0.840])
+"""Log volume from Monday on, and hours by which a weekday's traffic comes later than on average: means over the 114
+regions of the Avito traffic data (MIT licence)."""
+_LATER = np.array([13.76, 13.16, 13.40, 13.40, 13.29, 13.35, 13.57]) - 13.42
+_RARE_SAMPLES = 16
 _WALK_MEMORY = 0.995
 _WALK_SD = 0.4 / np.sqrt(1.0 - _WALK_MEMORY ** (2 * TICKS_PER_DAY))
 """Of the stationary walk, so that it has moved by 0.4 over a day."""
@@ -206,9 +226,11 @@ def suite(name: str) -> Suite:
         "clicks_price": _CLICKS_PRICE * one, "click_rate": _CLICKS / _AUCTIONS * one, "cost_scale": one,
         "volume": _AUCTIONS * weight, "price_hour": np.tile(_DEARER, (g, 1)), "price_day_sd": 0.3 * one,
         "slot_gap": (0.3 if plan.rules.format is Format.GSP else 0.0) * one,
-        "delay_share": np.tile([1.0, 0.0], (g, 1)),
+        "delay_share": np.tile([0.7, 0.3] if has(Trait.LATE) else [1.0, 0.0], (g, 1)),
         "delay_rate": np.full((g, 2), _DELAYED if has(Trait.DELAY) else 1.0),
     }  # fmt: skip
+    if has(Trait.LATE):
+        shared["delay_rate"][:, 1] = _LATE
     fresh = _CONVERSIONS / _CLICKS * np.exp(0.3 * spread)
     traffic = np.tile(_PEAKS / _PEAKS.sum(), (g, 1))
     landscape = tabulate(
@@ -222,6 +244,16 @@ def suite(name: str) -> Suite:
         "volume_tick_sd": 0.25 * one, "volume_tick_memory": 0.8 * one, "budget_low": least * everything,
         "budget_high": most * everything,
     }  # fmt: skip
+    if has(Trait.WEEK):
+        days = np.stack([np.interp(HOUR - later, HOUR, _PEAKS, period=24.0) for later in _LATER])
+        told |= {"weekday": np.tile(_WEEKDAYS, (g, 1)),
+                 "traffic": np.tile(days / days.sum(-1, keepdims=True), (g, 1, 1))}  # fmt: skip
+    if has(Trait.RARE):
+        told |= {"rare_share": 0.1 * one, "rare_worth": 5.0 * one, "rare_price": 0.2 * one}
+    if has(Trait.LATE):
+        told |= {"refunds": 0.05 * one}
+    if has(Trait.REPORTS):
+        told |= {"shown_share": 0.8 * one, "shown_rate": 0.3 * one}
     if has(Trait.TARGET):
         curve = cost_at_budgets(landscape, least * everything.sum(), most * everything.sum())
         told |= {"target_cpa": np.tile(curve, (g, 1)), "target_low": -0.4 * one, "target_high": 0.3 * one}
@@ -233,11 +265,16 @@ def suite(name: str) -> Suite:
         told |= {"conversion_rate_se": half * fresh, "conversion_common_se": half * one}
     if has(Trait.RIVALS):
         told |= {"rival_gain": 0.3 * one, "rival_purse": one, "rival_sd": 0.2 * one}
+    if has(Trait.ENTRY):
+        told |= {"rival_moves": 0.25 * one}
     if has(Trait.USERS):
         told |= {"fatigue": 0.3 * one, "fatigue_memory": 0.93 * one, "awareness": 0.15 * one,
                  "awareness_memory": 0.98 * one}  # fmt: skip
+    if has(Trait.CARRIED):
+        told |= {"carried": 0.02 * one, "carried_sd": 0.5 * one}
+    kind = Kind(rules=plan.rules, items=g, rare=_RARE_SAMPLES if has(Trait.RARE) else 0)
     return Suite(
-        name=name, room=plan.room, kind=Kind(rules=plan.rules, items=g), traits=plan.traits,
+        name=name, version=plan.version, room=plan.room, kind=kind, traits=plan.traits,
         posterior=Posterior(**(absent(g) | shared | told)), landscape=landscape,
     )  # fmt: skip
 
