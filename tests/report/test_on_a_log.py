@@ -98,7 +98,7 @@ def test_the_summary_tells_the_split_both_verdicts_every_policy_and_why_it_ends(
     for part in (
         "training 60, selection 20, certification 20 episodes of 100 auctions and a budget of 1,234 each; 7 auctions",
         "FAIL by simulation_gate", "WAIT by replay_gate", "1 of 2 figures inside their 90 % interval. WAIT",
-        "agent 95.0%, pacer 92.0%", "certified pacer of logs 93.0%", "best single multiplier in hindsight 94.0%",
+        "agent 95.0%, pacer 92.0%", "certified pacer of logs 93.0%", "one multiplier for all episodes, in hindsight 94.0%",
         "less than the pacer in 6 of 20 episodes", ENDS_HERE,
     ):  # fmt: skip
         assert part in text, part

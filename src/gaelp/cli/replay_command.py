@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _FORMATS = ("ipinyou-theta",)
 _CAPTION = (
     "value: the sum of pCTR won. LP bound: the fractional knapsack, summed over episodes. hindsight: the best single "
-    "multiplier known afterwards. constant: the best one of the first half, scored on the second half against its "
-    "own bound and budget. The pacers know how many auctions come, every pCTR so far and the prices they paid; "
-    "x10: their first multiplier is 10 times the best in hindsight."
+    "multiplier for all episodes, known afterwards; a pacer, which moves its own, may beat it. constant: the best one "
+    "of the first half, scored on the second half against its own bound and budget. The pacers know how many auctions "
+    "come, every pCTR so far and the prices they paid; x10: their first multiplier is 10 times the best in hindsight."
 )
 
 

@@ -163,7 +163,7 @@ class LogOrchestrator:
 
     def _ladder(self) -> dict[str, float]:
         """What two rungs of `gaelp replay --ladder` buy of the certification part: the pacer of logs, which has seen
-        the selection part before it, and the best single multiplier in hindsight."""
+        the selection part before it, and the best single multiplier for all episodes."""
         split = self.grounds.split
         stream = split.stretch(split.selection, split.certification)
         online = won_by_bidder(stream, OnlineLp(episode=episode_of(stream, 0)))[len(split.selection) :]

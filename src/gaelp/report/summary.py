@@ -143,7 +143,10 @@ def log_lines(summary: Summary, split: LogSplit) -> tuple[str, ...]:
     return tuple(told)
 
 
-LOG_POLICIES = {"online_lp": "certified pacer of logs", "hindsight": "best single multiplier in hindsight"}
+LOG_POLICIES = {
+    "online_lp": "certified pacer of logs",
+    "hindsight": "one multiplier for all episodes, in hindsight",
+}
 """How rungs of the ladder of logs are told; every other policy by its own name."""
 
 
