@@ -83,6 +83,6 @@ def hours_of(history: History, days: NDArray[np.int64]) -> Hours:
         log_bid=np.log(column("bid_micros") / MICROS), eligible=column("eligible"), impressions=column("impressions"),
         clicks=column("clicks"), cost=column("cost_micros") / MICROS, conversions=column("conversions"),
         arrived=column("arrived"), move=column("move"), target_cpa=column("target_cpa_micros")[:, 0, 0] / MICROS,
-        weekday=days % 7,
+        weekday=column("weekday")[0, :, 0].astype(np.int64),
         worth=column("value_micros") / MICROS if "value_micros" in history.hours.columns else None,
     )  # fmt: skip
