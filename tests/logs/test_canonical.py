@@ -210,6 +210,12 @@ def test_an_impossible_decision_is_refused_by_file_and_column(folder, history, c
     assert column in sentence
 
 
+def test_a_decision_that_stands_twice_is_refused_by_file_and_row(folder, history):
+    path = folder / "decisions.parquet"
+    pl.concat([history.decisions, history.decisions[5:6]]).write_parquet(path)
+    assert refusal(folder) == f"{path}, row 6: another row has the same item, day, decision."
+
+
 @pytest.mark.parametrize("column", [name for name, told in HOURS.columns.items() if told.required])
 def test_a_missing_column_of_the_hours_is_refused_by_name(folder, history, column):
     history.hours.drop(column).write_csv(folder / "hours.csv")

@@ -60,6 +60,8 @@ HOURS = pa.DataFrameSchema(
 conversions that were known when the half hour ended; a correction may take some back, so it may fall, and end above
 what was final. `move` is the executed log multiplier; `value_micros`, where it is there, the orders' value."""
 
+_DECISION = ["item", "day", "decision"]
+
 DECISIONS = pa.DataFrameSchema(
     {
         "campaign": pa.Column(str),
@@ -75,7 +77,7 @@ DECISIONS = pa.DataFrameSchema(
         "observation": pa.Column(pl.List(pl.Float32)),
     },
     strict=True,
-    unique=["item", "day", "decision"],
+    unique=_DECISION,
 )
 """One row per decision, and one more per day (decision = T, move and probability 0) for the observation after it."""
 
@@ -163,8 +165,7 @@ def _check_contract(
         row, column = case["index"], case["column"]
         place = f"{path}, {unit} {row + first}"
         if column is None:
-            unique = ", ".join(contract.unique or ())
-            raise BadInput(f"{place}: another {unit} has the same {unique}.") from error
+            raise BadInput(f"{place}: another {unit} has the same {', '.join(_DECISION)}.") from error
         value = table[column][row]
         shown = "missing" if value is None else value
         expected = "a value" if case["check"] == "not_nullable" else case["check"]
