@@ -13,7 +13,15 @@ from gaelp.bidding.act import move_mask
 from gaelp.core.episode import SOURCES, EpisodeBatch, Source
 from gaelp.core.errors import BadInput
 from gaelp.core.schema import default_schema
-from gaelp.logs.canonical import DECISIONS, HOURS, History, cube, export_history, import_history
+from gaelp.logs.canonical import (
+    DECISIONS,
+    HOURS,
+    History,
+    cube,
+    export_history,
+    import_history,
+    import_reports,
+)
 from gaelp.market.hours import hours_of
 from gaelp.orchestration.gather import logged_episodes
 
@@ -105,7 +113,7 @@ def test_columns_are_found_again_by_item_day_and_tick_in_whatever_order_the_camp
 
 
 def test_calibration_arrays_are_in_currency_units(history):
-    told = hours_of(history, np.array([10, 11, 12]))
+    told = hours_of(history.hours, np.array([10, 11, 12]))
     assert told.log_bid == pytest.approx(np.log(0.04))
     # Item 1, day 11, evening: 111 clicks of 30,001 micros.
     assert told.cost[1, 1, 30] == pytest.approx(111 * 0.030001)
@@ -383,16 +391,16 @@ def test_weekdays_that_do_not_follow_each_other_are_refused_by_line(folder, hist
 
 def test_days_have_the_weekdays_that_the_file_gives_them(folder, history):
     history.hours.with_columns((pl.col("weekday") + 2) % 7).write_csv(folder / "hours.csv")
-    assert hours_of(import_history(folder), np.array([10, 11, 12])).weekday.tolist() == [5, 6, 0]
+    assert hours_of(import_history(folder).hours, np.array([10, 11, 12])).weekday.tolist() == [5, 6, 0]
 
 
 def test_order_values_are_read_where_the_log_has_them(folder, history):
     history.hours.with_columns((pl.col("conversions") * 25_000_000).alias("value_micros")).write_csv(
         folder / "hours.csv"
     )
-    told = hours_of(import_history(folder), np.array([10, 11, 12]))
+    told = hours_of(import_history(folder).hours, np.array([10, 11, 12]))
     assert told.worth == pytest.approx(25 * told.conversions)
-    assert hours_of(history, np.array([10, 11, 12])).worth is None
+    assert hours_of(history.hours, np.array([10, 11, 12])).worth is None
 
 
 @pytest.mark.parametrize("name", ["hours.csv", "decisions.parquet"])
@@ -422,6 +430,39 @@ def test_a_hole_in_the_history_is_told_when_its_days_are_asked_for(history):
     assert cube(holed, "clicks", np.array([10, 12]), "tick", TICKS).shape == (2, 2, 48)
     with pytest.raises(BadInput, match="the history has holes"):
         cube(history.hours, "clicks", np.array([10, 13]), "tick", TICKS)
+
+
+# ---- hours alone
+
+
+def test_hours_alone_are_read_without_decisions_moves_and_targets(tmp_path, history):
+    history.hours.drop("move", "target_cpa_micros").write_csv(tmp_path / "hours.csv")
+    told = hours_of(import_reports(tmp_path), np.array([10, 11, 12]))
+    assert (told.move == 0.0).all()
+    assert told.target_cpa.tolist() == [np.inf, np.inf]
+    assert told.read_after is None
+
+
+def test_hours_say_how_long_after_each_day_its_conversions_were_read(tmp_path, history):
+    # Read 6 hours after the end of day 12: 30 after that of day 11.
+    later = (12 - pl.col("day")) * 24 + 6
+    history.hours.with_columns(later.alias("read_after_hours")).write_csv(tmp_path / "hours.csv")
+    told = hours_of(import_reports(tmp_path), np.array([10, 11, 12]))
+    assert told.read_after.tolist() == [108, 60, 12]
+
+
+def test_a_day_that_was_read_at_two_times_is_refused_by_line(tmp_path, history):
+    later = pl.when((pl.col("item") == 1) & (pl.col("day") == 11)).then(7).otherwise(6)
+    history.hours.with_columns(later.cast(pl.Int64).alias("read_after_hours")).write_csv(
+        tmp_path / "hours.csv"
+    )
+    with pytest.raises(BadInput, match="line 194, read_after_hours: 7 for day 11, and 6 in line 50"):
+        import_reports(tmp_path)
+
+
+def test_learning_from_a_history_needs_conversions_that_are_final(folder, history):
+    history.hours.with_columns(pl.lit(6).alias("read_after_hours")).write_csv(folder / "hours.csv")
+    assert "line 1: unknown or repeated column 'read_after_hours'" in refusal(folder)
 
 
 # ---- off-policy use

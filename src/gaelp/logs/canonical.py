@@ -60,6 +60,13 @@ HOURS = pa.DataFrameSchema(
 conversions that were known when the half hour ended; a correction may take some back, so it may fall, and end above
 what was final. `move` is the executed log multiplier; `value_micros`, where it is there, the orders' value."""
 
+REPORTS = HOURS.update_columns(
+    {"move": {"required": False}, "target_cpa_micros": {"required": False}}
+).add_columns({"read_after_hours": pa.Column(pl.Int64, _least(0), required=False)})
+"""Hours as far as calibration needs them, from any platform's report. Without `move` nobody randomised bids; without
+`target_cpa_micros` there was no target. `read_after_hours`: from the end of the row's day to when its conversions were
+read, where some were still to come; without it they are final."""
+
 _DECISION = ["item", "day", "decision"]
 
 DECISIONS = pa.DataFrameSchema(
@@ -107,7 +114,7 @@ def import_history(folder: Path) -> History:
     for needed in (folder / "hours.csv", path):
         if not needed.is_file():
             raise BadInput(f"no {needed.name} in {folder}: export the history first.")
-    hours = read_hours(folder / "hours.csv")
+    hours = _read_hours(folder / "hours.csv", HOURS)
     try:
         decisions = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
@@ -116,20 +123,9 @@ def import_history(folder: Path) -> History:
     return History(hours, decisions)
 
 
-def read_hours(path: Path) -> pl.DataFrame:
-    """The hours in a CSV file, held against the contract. Raises BadInput naming file, line and column."""
-    needed = [name for name, column in HOURS.columns.items() if column.required]
-    optional = [name for name in HOURS.columns if name not in needed]
-    expected = f"a header with {', '.join(needed)} (where known also {', '.join(optional)})"
-    cells = read_cells(path, expected, quote='"')
-    check_header(cells.columns, needed, list(HOURS.columns), path, expected)
-    if cells.height == 0:
-        raise BadInput(f"{path} holds no half hours below its header.")
-    read = {pl.Int64: whole_numbers, pl.Float64: numbers, pl.String: names}
-    hours = pl.DataFrame([read[HOURS.columns[name].dtype.type](cells, name, path) for name in cells.columns])
-    _check_contract(hours, HOURS, path, _LINES)
-    _check_together(hours, path)
-    return hours
+def import_reports(folder: Path) -> pl.DataFrame:
+    """Read the hours alone, held against REPORTS. Raises BadInput naming file, line and column."""
+    return _read_hours(folder / "hours.csv", REPORTS)
 
 
 def cube(
@@ -143,6 +139,23 @@ def cube(
             f"the history has holes: {chosen.height} rows of {column!r}, {items * len(days) * width} expected."
         )
     return chosen[column].to_numpy().astype(np.float64).reshape(items, len(days), width)
+
+
+def _read_hours(path: Path, contract: pa.DataFrameSchema) -> pl.DataFrame:
+    needed = [name for name, column in contract.columns.items() if column.required]
+    optional = [name for name in contract.columns if name not in needed]
+    expected = f"a header with {', '.join(needed)} (where known also {', '.join(optional)})"
+    cells = read_cells(path, expected, quote='"')
+    check_header(cells.columns, needed, list(contract.columns), path, expected)
+    if cells.height == 0:
+        raise BadInput(f"{path} holds no half hours below its header.")
+    read = {pl.Int64: whole_numbers, pl.Float64: numbers, pl.String: names}
+    hours = pl.DataFrame(
+        [read[contract.columns[name].dtype.type](cells, name, path) for name in cells.columns]
+    )
+    _check_contract(hours, contract, path, _LINES)
+    _check_together(hours, path)
+    return hours
 
 
 _LINES = ("line", 2)
@@ -291,6 +304,13 @@ def _rules(columns: Sequence[str]) -> list[_Rule]:
                       arrived, clicks_so_far),
         ),
     ]  # fmt: skip
+    if "read_after_hours" in columns:
+        after = pl.col("read_after_hours")
+        after_first = after.first().over("day")
+        several = pl.format(
+            "{} for day {}, and {} in line {}; a day is read once", after, day, after_first, line_first
+        )
+        rules.append(_Rule("read_after_hours", after != after_first, several))
     if "currency" in columns:
         currency = pl.col("currency")
         several = pl.format(
