@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import norm
 from tests.bidding.days import HOUR, TRAFFIC
@@ -144,6 +145,33 @@ def planted(told: Planted, seed: int) -> tuple[Hours, dict[str, Array]]:
         "awareness_memory": np.array([told.aware_memory]), "carried_share": np.array([told.carried_share]),
         "order_value": (1.0 if told.order_value is None else told.order_value * np.exp(0.005)) * each,
     }  # fmt: skip
+
+
+def reports(hours: Hours) -> pl.DataFrame:
+    """The hours as a report's table, as `gaelp.logs.canonical.REPORTS` describes it.
+
+    What chance made impossible is cut: a click converts once at most.
+    """
+    item, day, tick = (at.reshape(-1) for at in np.indices(hours.clicks.shape))
+    conversions = np.minimum(hours.conversions, hours.clicks)
+    arrived = np.minimum(hours.arrived, hours.clicks.cumsum(2))
+    bids = np.rint(np.exp(hours.log_bid) * 1e6)
+    cost = np.minimum(np.rint(hours.cost * 1e6), hours.clicks * bids)
+    whole = {
+        "item": item, "day": day, "weekday": hours.weekday[day], "tick": tick, "bid_micros": bids,
+        "eligible": hours.eligible, "impressions": hours.impressions, "clicks": hours.clicks, "cost_micros": cost,
+        "conversions": conversions, "arrived": arrived, "budget_micros": np.full(item.size, 20_000_000),
+        "target_cpa_micros": np.rint(hours.target_cpa * 1e6)[item],
+    }  # fmt: skip
+    if hours.read_after is not None:
+        whole["read_after_hours"] = hours.read_after[day] / 2
+    return pl.DataFrame(
+        {
+            "campaign": [f"m{i}" for i in item],
+            **{name: np.asarray(x).reshape(-1).astype(np.int64) for name, x in whole.items()},
+            "move": hours.move.reshape(-1),
+        }
+    )
 
 
 def drift(rng: np.random.Generator, shape: tuple[int, int, int], sd: float, memory: float) -> Array:

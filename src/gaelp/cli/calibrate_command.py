@@ -69,9 +69,9 @@ def calibrate_command(
 
     Prices from won and lost auctions, clicks, drift and volume, each with a 90 % interval; then the same figures of
     the log's later part beside what the fit predicts. ipinyou-theta shows every price; bids-csv is a bidder's own
-    log with columns bid, won, price, pctr, click and, where known, auction, time_s, currency. gaelp-history is an
-    account's exported history (hours.csv and decisions.parquet, as a journey exports it): hourly reports by line item,
-    fitted to the simulator's worlds. Exit code 1 when the fit does not hold.
+    log with columns bid, won, price, pctr, click and, where known, auction, time_s, currency. gaelp-history is a
+    folder with hours.csv, hourly reports by line item as a journey exports them, fitted to the simulator's worlds. Exit
+    code 1 when the fit does not hold.
 
     Example:
 
@@ -171,12 +171,12 @@ def _calibrated(log: BidLog, hold_out: float, highest: float | None, seed: int) 
 
 
 def _calibrated_history(folder: Path, hold_out: float, seed: int) -> Calibrated:
-    """Fit the first days of an account's exported history; compare with the rest."""
-    from gaelp.logs.canonical import import_history
+    """Fit the first days of an account's hourly reports; compare with the rest."""
+    from gaelp.logs.canonical import import_reports
     from gaelp.market.calibrate_history import calibrate_history
     from gaelp.safety.gates import history_fidelity_gate
 
-    found = calibrate_history(import_history(folder), hold_out, seed)
+    found = calibrate_history(import_reports(folder), hold_out, seed)
     compared = found.fidelity
     return Calibrated(
         parts=(

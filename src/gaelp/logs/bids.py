@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gaelp.core.errors import BadInput, ShapeError, nearest
+from gaelp.core.errors import BadInput, ShapeError
+from gaelp.logs.cells import check_header, names, numbers, read_cells
 from gaelp.logs.theta import ThetaAuctions
 
 NEEDED = ("bid", "won", "price", "pctr", "click")
@@ -108,23 +109,17 @@ def read_bids(path: Path) -> BidLog:
     name that no other line has), time_s and currency (the same in every line).
     Raises BadInput naming file, line and column of what cannot be used.
     """
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}.")
-    try:
-        # All as text: a number that is none must be refused with its line, and not become a hole.
-        table = pl.read_csv(path, infer_schema=False, quote_char=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(_unreadable(path, str(error).splitlines()[0])) from error
-    _check_header(table.columns, path)
+    table = read_cells(path, COLUMNS, quote=None)
+    check_header(table.columns, NEEDED, ALLOWED, path, COLUMNS)
     if table.height == 0:
         raise BadInput(f"{path} holds no auctions below its header.")
     read = _Columns(
-        bid=_numbers(table, "bid", path),
-        won=_numbers(table, "won", path),
-        price=_numbers(table, "price", path, hole=np.nan),
-        value=_numbers(table, "pctr", path),
-        click=_numbers(table, "click", path),
-        time_s=_numbers(table, "time_s", path) if "time_s" in table.columns else None,
+        bid=_floats(table, "bid", path),
+        won=_floats(table, "won", path),
+        price=_floats(table, "price", path, hole=np.nan),
+        value=_floats(table, "pctr", path),
+        click=_floats(table, "click", path),
+        time_s=_floats(table, "time_s", path) if "time_s" in table.columns else None,
     )
     fault = _first_fault(read)
     if fault is not None:
@@ -188,38 +183,15 @@ def _first_fault(log: BidLog | _Columns) -> _Fault | None:
     return min(found, key=lambda fault: fault.row) if found else None
 
 
-def _check_header(columns: list[str], path: Path) -> None:
-    for column in columns:
-        if column not in ALLOWED:
-            # Polars renames a repeated column, so that one is refused here too.
-            raise BadInput(
-                f"{path}, line 1: unknown or repeated column {column!r}.{nearest(column, ALLOWED)} Expected {COLUMNS}."
-            )
-    missing = [column for column in NEEDED if column not in columns]
-    if missing:
-        raise BadInput(f"{path}, line 1: no column {', '.join(missing)}; expected {COLUMNS}.")
-
-
-def _numbers(table: pl.DataFrame, column: str, path: Path, hole: float | None = None) -> NDArray[np.float64]:
-    """A column of text as numbers; an empty cell is `hole`, or refused when there is none."""
-    text = table[column]
-    number = text.str.strip_chars().cast(pl.Float64, strict=False)
-    wrong = (text.is_not_null() & (number.is_null() | ~number.is_finite())).fill_null(True)
-    if hole is None:
-        wrong = wrong | text.is_null()
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        shown = "missing" if text[row] is None else ascii(text[row][:40])
-        raise BadInput(f"{path}, line {row + 2}, {column}: {shown}, expected a number.")
-    return number.fill_null(np.nan if hole is None else hole).to_numpy().astype(np.float64)
+def _floats(table: pl.DataFrame, column: str, path: Path, hole: float | None = None) -> NDArray[np.float64]:
+    return numbers(table, column, path, hole).to_numpy().astype(np.float64)
 
 
 def _check_names(table: pl.DataFrame, path: Path) -> None:
     """No auction twice, one currency."""
     for column in ("auction", "currency"):
-        if column in table.columns and table[column].null_count():
-            row = int(table[column].is_null().to_numpy().argmax())
-            raise BadInput(f"{path}, line {row + 2}, {column}: missing, expected a name.")
+        if column in table.columns:
+            names(table, column, path)
     if "auction" in table.columns and (again := ~table["auction"].is_first_distinct()).any():
         row = int(again.to_numpy().argmax())
         name = table["auction"][row]
@@ -233,19 +205,3 @@ def _check_names(table: pl.DataFrame, path: Path) -> None:
             f"{path}, line {row + 2}, currency: {table['currency'][row]!a} after {table['currency'][0]!a}; "
             "split the log, amounts of two currencies cannot be compared."
         )
-
-
-def _unreadable(path: Path, complaint: str) -> str:
-    """The sentence for a file that is no table: the first line with too many columns or no text, if that is why."""
-    columns = None
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                return f"{path}, line {number}: byte {error.start + 1} is no UTF-8 text, expected {COLUMNS}."
-            seen = line.count(b",") + 1
-            if columns is not None and seen > columns:
-                return f"{path}, line {number}: {seen} columns, expected the header's {columns}."
-            columns = seen if columns is None else columns
-    return f"{path} cannot be read ({complaint}), expected {COLUMNS}."

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput
 from gaelp.core.money import MICROS
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
-from gaelp.logs.canonical import History, cube
+from gaelp.logs.canonical import cube
 
 _CELLS = ("log_bid", "eligible", "impressions", "clicks", "cost", "conversions", "arrived", "move")
 
@@ -20,8 +21,9 @@ _CELLS = ("log_bid", "eligible", "impressions", "clicks", "cost", "conversions",
 class Hours:
     """Hourly reports of G line items over D days, [G,D,48] unless said; money in currency units.
 
-    move: the incumbent's randomised log multiplier, the instrument that makes the bid's effect identifiable.
-    arrived: conversions of the day's clicks known by the end of the half hour. target_cpa, [G]. weekday, [D].
+    move: the incumbent's randomised log multiplier, the instrument that makes the bid's effect identifiable; 0 where
+    nobody randomised. arrived: conversions of the day's clicks known by the end of the half hour. target_cpa, [G], inf
+    for none. weekday, [D].
     worth: order values of the half hour's conversions, or None where the log does not tell them. read_after, [D]: half
     hours from each day's end to the reading of `conversions`, or None where all of them were final.
     """
@@ -73,16 +75,23 @@ class Hours:
         return any_later | (to_the_end & (self.impressions > 0))
 
 
-def hours_of(history: History, days: NDArray[np.int64]) -> Hours:
-    """The calibration arrays of some days."""
+def hours_of(table: pl.DataFrame, days: NDArray[np.int64]) -> Hours:
+    """The calibration arrays of some days of a table of hours, as `logs.canonical.REPORTS` describes it."""
 
     def column(name: str) -> NDArray[np.float64]:
-        return cube(history.hours, name, days, "tick", TICKS_PER_DAY)
+        return cube(table, name, days, "tick", TICKS_PER_DAY)
 
+    eligible = column("eligible")
+    has = set(table.columns)
     return Hours(
-        log_bid=np.log(column("bid_micros") / MICROS), eligible=column("eligible"), impressions=column("impressions"),
+        log_bid=np.log(column("bid_micros") / MICROS), eligible=eligible, impressions=column("impressions"),
         clicks=column("clicks"), cost=column("cost_micros") / MICROS, conversions=column("conversions"),
-        arrived=column("arrived"), move=column("move"), target_cpa=column("target_cpa_micros")[:, 0, 0] / MICROS,
-        weekday=days % 7,
-        worth=column("value_micros") / MICROS if "value_micros" in history.hours.columns else None,
+        arrived=column("arrived"), move=column("move") if "move" in has else np.zeros_like(eligible),
+        target_cpa=(
+            column("target_cpa_micros")[:, 0, 0] / MICROS if "target_cpa_micros" in has
+            else np.full(len(eligible), np.inf)
+        ),
+        weekday=column("weekday")[0, :, 0].astype(np.int64),
+        worth=column("value_micros") / MICROS if "value_micros" in has else None,
+        read_after=column("read_after_hours")[0, :, 0] * (TICKS_PER_DAY // 24) if "read_after_hours" in has else None,
     )  # fmt: skip

@@ -118,7 +118,9 @@ def prepare(run: Run, platform: SandboxPlatform, market: LiveMarket) -> Prepared
     )
     low, high = (x / MICROS for x in (run.config.simulation.budget_low, run.config.simulation.budget_high))
     run.progress.advance("fit worlds, retune the pacer", 0, 1, "")
-    training_hours, selection_hours = (hours_of(history, days) for days in (training_days, selection_days))
+    training_hours, selection_hours = (
+        hours_of(history.hours, days) for days in (training_days, selection_days)
+    )
     training = calibrate(training_hours, low, high)
     selection = calibrate(selection_hours, low, high)
     fidelity = _fidelity(run, training, training_hours, selection_hours)
@@ -221,7 +223,7 @@ def _certified(
     run.progress.advance("tune the pacer on the warm-up", 0, 1, "")
     low, high = (x / MICROS for x in (run.config.simulation.budget_low, run.config.simulation.budget_high))
     fit = calibrate(
-        hours_of(_settled(run, platform, market, days, "dual-control"), np.array(days)), low, high
+        hours_of(_settled(run, platform, market, days, "dual-control").hours, np.array(days)), low, high
     )
     tuning = tune_pacer(fit.posterior, fit.landscape, run.config.seed)
     certified = tuning.certified

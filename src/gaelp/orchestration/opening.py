@@ -77,12 +77,12 @@ def reread(run: Run) -> Fitted:
     plan, simulation = run.config.history, run.config.simulation
     exported = run.found("history_exported")[0]
     days = np.arange(int(str(exported["first_day"])), int(str(exported["last_day"])) + 1)
-    history = import_history(run.directory / "history")
+    hours = import_history(run.directory / "history").hours
     cuts = [plan.training_days, plan.training_days + plan.selection_days]
     training_days, selection_days, _ = np.split(days, cuts)
     low, high = simulation.budget_low / MICROS, simulation.budget_high / MICROS
-    training = calibrate(hours_of(history, training_days), low, high)
-    selection = calibrate(hours_of(history, selection_days), low, high)
+    training = calibrate(hours_of(hours, training_days), low, high)
+    selection = calibrate(hours_of(hours, selection_days), low, high)
     retuned = Certified(training.landscape, pacer_params(fitted[0]["retuned_params"]))
     for what, now, then in (
         ("the certified pacer", certified.hash, run.found("pacer_certified")[0]["hash"]),
