@@ -6,6 +6,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 MAPS = Path("/proc/self/maps")
 """The kernel's list of a process's memory areas; Linux alone has it."""

@@ -174,7 +174,7 @@ def refused(learner: RLTrainingEngine, spoiled: Spoilt) -> None:
 
 
 @pytest.mark.parametrize(("algorithm", "schema"), WHO)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(told=st.data())
 def test_a_batch_with_one_thing_wrong_is_refused_by_name_and_changes_nothing(algorithm, schema, told):
     refused(learner_of(algorithm, schema), told.draw(spoilt(schema)))

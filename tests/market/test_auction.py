@@ -188,7 +188,7 @@ def random_day(
     return bids.astype(np.int32), left.astype(np.int32), views
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rules=RULES, reserve=st.integers(0, 4), seed=st.integers(0, 2**32 - 1), highest=st.sampled_from([3, 12, 1000]),
     tightness=st.sampled_from([0.5, 3, 20, 200]),
@@ -208,7 +208,7 @@ def test_whole_money_always_equals_the_loop_one_impression_after_another(
     assert sold.left.tolist() == purse
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1))
 def test_sums_near_the_end_of_the_integers_are_exact_too(rules, seed):
     rng = np.random.default_rng(seed)
@@ -221,7 +221,7 @@ def test_sums_near_the_end_of_the_integers_are_exact_too(rules, seed):
     assert sold.left.tolist() == purse
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1), tightness=st.sampled_from([3.0, 30.0, 300.0]))
 def test_with_weights_money_is_the_loops_to_the_last_digits_and_never_more_than_there_was(
     rules, seed, tightness
@@ -241,7 +241,7 @@ def test_with_weights_money_is_the_loops_to_the_last_digits_and_never_more_than_
     assert (sold.left >= 0).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1), tightness=st.sampled_from([1, 10, 100]))
 def test_nobody_is_charged_beyond_its_budget_and_the_purse_tells_what_was_charged(rules, seed, tightness):
     bids, left, views = random_day(rules, seed, 50, 50 * tightness)
@@ -252,7 +252,7 @@ def test_nobody_is_charged_beyond_its_budget_and_the_purse_tells_what_was_charge
         assert charged <= left[j]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1), tightness=st.sampled_from([1, 10, 100]))
 def test_whole_money_does_not_depend_on_how_impressions_are_batched(rules, seed, tightness):
     bids, left, views = random_day(rules, seed, 50, 50 * tightness)
@@ -264,7 +264,7 @@ def test_whole_money_does_not_depend_on_how_impressions_are_batched(rules, seed,
             assert (getattr(got, name) == getattr(at_once, name)).all(), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1))
 def test_simulated_money_depends_on_it_in_the_last_digits_only(rules, seed):
     rng = np.random.default_rng(seed)
@@ -326,7 +326,7 @@ def own_bids(rules: Rules, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return views.sum(axis=(0, 2)), cost.sum(axis=(0, 2)), mine.any(axis=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1), reserve=st.integers(0, 6))
 def test_without_a_budget_wins_and_spend_never_fall_when_a_bid_rises(rules, seed, reserve):
     """For any rivals with endless money, views that never rise from slot to slot, in all three formats: a higher bid
@@ -337,7 +337,7 @@ def test_without_a_budget_wins_and_spend_never_fall_when_a_bid_rises(rules, seed
     assert (wins[1:] >= wins[:-1]).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1), worth=st.integers(0, 15), reserve=st.integers(0, 6))
 def test_in_second_price_no_bid_earns_more_than_the_true_worth(seed, worth, reserve):
     seen, spend, _ = own_bids(Rules(Format.SECOND_PRICE, reserve=reserve), seed)
@@ -354,7 +354,7 @@ def test_in_gsp_a_bid_below_the_true_worth_may_earn_more():
     assert (mine * (10 * sold.views - sold.cost)).sum(axis=0).tolist() == pytest.approx([1.0, 5.6])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), reserve=st.integers(0, 12), tightness=st.sampled_from([2, 20, 200]))
 def test_the_reserve_is_one_more_bidder_that_wins_for_nobody(seed, reserve, tightness):
     bids, left, views = random_day(SECOND, seed, 12, 12 * tightness)
@@ -368,7 +368,7 @@ def test_the_reserve_is_one_more_bidder_that_wins_for_nobody(seed, reserve, tigh
     assert (without.left[:-1] == with_reserve.left).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), reserve=st.integers(0, 12), tightness=st.sampled_from([2, 20, 200]))
 def test_gsp_with_one_slot_is_second_price(seed, reserve, tightness):
     bids, left, views = random_day(SECOND, seed, 12, 12 * tightness)
@@ -450,7 +450,7 @@ def test_of_what_a_cells_money_cannot_pay_the_same_share_is_lost_of_everything()
     assert affordable_share(jnp.array([0.0, 4.0]), jnp.array([0.0, 5.0])).tolist() == [1.0, 1.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1), reserve=st.sampled_from([0, 1, 2]))
 def test_a_cell_buys_what_one_bidder_buys_in_the_auctions_themselves(rules, seed, reserve):
     rng = np.random.default_rng(seed)
@@ -471,7 +471,7 @@ def test_a_cell_buys_what_one_bidder_buys_in_the_auctions_themselves(rules, seed
     assert float(bought.cost) == pytest.approx((mine * sold.cost).sum(), rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rules=RULES, seed=st.integers(0, 2**32 - 1), reserve=st.sampled_from([0, 1]), left=st.floats(0.1, 100))
 def test_a_cells_spend_never_falls_when_the_bid_rises_and_never_exceeds_its_money(rules, seed, reserve, left):
     rng = np.random.default_rng(seed)

@@ -46,7 +46,7 @@ def bid(world: World, log_bid: float, kind: Kind, t: int = 24) -> Report:
 def test_impressions_clicks_and_spend_never_fall_when_the_bid_rises(rules):
     kind = Kind(rules, items=2)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         low=st.floats(-6.0, 0.0), rise=st.floats(0.0, 3.0), t=st.integers(0, 47),
         rate=st.sampled_from([0.002, 0.05]), budget=st.sampled_from([2.0, 1e6]),

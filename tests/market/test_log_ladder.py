@@ -133,7 +133,7 @@ bounds = st.builds(
 options = st.builds(lambda limit, bound: ReplayOptions(**limit, **bound), limits, bounds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows, options, st.none() | st.sampled_from([1e-9, 0.1, 10.0, 1e30]), st.integers(1, 60))
 def test_no_policy_beats_the_bound_or_overspends_and_the_cut_of_the_file_changes_nothing(
     rows, options, error, size

@@ -112,7 +112,7 @@ def test_multipliers_stay_finite_where_prices_per_pctr_do_not():
     st.integers(1, 60),
     st.integers(1, 20),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bounds_of_many_episodes_at_once_add_up_to_the_bound(
     rows: list[tuple[int, int]], budget: int, max_bid: int
 ) -> None:

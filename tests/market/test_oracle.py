@@ -208,7 +208,7 @@ def small_day(terms) -> Auctions:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     terms=TERMS,
     multiplier=st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0]), st.floats(0, 3)),
@@ -219,7 +219,7 @@ def test_no_constant_multiplier_passes_it_in_any_format(terms, multiplier, shade
     assert played(one, multiplier, shade) <= lp_bound(one).item() + 1e-9
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(terms=TERMS, seed=st.integers(0, 10_000))
 def test_no_mixture_of_slots_passes_it(terms, seed):
     # 100 mixtures a day, half of them pure choices, each cut down to what the budget pays.
@@ -367,7 +367,7 @@ def test_a_sharp_top_between_two_points_is_found_beside_a_broad_lower_hill():
     np.testing.assert_allclose(one.score, 8.0, atol=0.01)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_it_is_never_below_the_best_point_of_the_grid_and_scores_what_it_says(seed):
     rng = np.random.default_rng(seed)

@@ -46,7 +46,7 @@ def play_half_hour(world, spent, log_bid, t):
 # ---- what a bid buys
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     low=st.floats(-6.0, 0.0), rise=st.floats(0.0, 3.0), t=st.integers(0, 47), first=st.integers(0, 10_000),
     rate=st.sampled_from([0.002, 0.05, 0.3]),
@@ -60,7 +60,7 @@ def test_wins_clicks_and_spend_never_fall_when_the_bid_rises(low, rise, t, first
     assert (more.cost >= less.cost * (1 - 1e-6)).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(low=st.floats(-6.0, 0.0), rise=st.floats(0.0, 3.0), t=st.integers(0, 47), left=st.floats(0.0, 0.3))
 def test_where_the_budget_runs_out_a_higher_bid_still_never_spends_less_nor_more_than_is_left(
     low, rise, t, left
@@ -142,7 +142,7 @@ def test_above_it_the_quantile_is_within_one_of_scipys(mean):
     assert np.abs(np.asarray(got) - poisson.ppf(uniform, mean)).max() <= 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     uniform=st.floats(0.0, 1.0, exclude_max=True, width=32),
     mean=st.floats(0.0, 50.0),

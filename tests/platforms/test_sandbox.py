@@ -243,7 +243,7 @@ def test_lowering_a_budget_does_not_lower_the_limit_of_the_day_and_raising_it_do
     assert days[1][1] <= 2 * 100_000 < days[0][1]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(
         st.tuples(st.integers(1, 12), st.integers(1, 2_000_000), st.integers(1, 500_000), st.booleans()),

@@ -106,7 +106,7 @@ def test_a_day_equals_the_same_day_played_auction_by_auction(limit):
     assert sum(clicks for _, clicks, _, _ in told) > 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     budget=st.integers(1, 3_000_000),
     bids=st.lists(st.integers(0, 400_000), min_size=TICKS, max_size=TICKS),

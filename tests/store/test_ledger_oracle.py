@@ -155,4 +155,4 @@ def bound(rows: list[dict[str, Any]]) -> int:
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=30, stateful_step_count=40)
