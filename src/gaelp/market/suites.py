@@ -25,6 +25,8 @@ from gaelp.market.world import BUDGETS, Kind, Posterior, absent, check_posterior
 Floats = NDArray[np.float64]
 
 VERSION = 1
+BAR = 0.975
+"""Share of the reference that the certified pacer must reach in a suite without room."""
 WIN_RATES = (0.10, 0.30)
 """Between which a suite's mean win rate under its certified pacer must lie."""
 
@@ -84,6 +86,11 @@ class Suite:
     @property
     def has_target(self) -> bool:
         return Trait.TARGET in self.traits
+
+    @property
+    def bar(self) -> float | None:
+        """What the certified pacer must reach of the reference; None where nothing is asked of it."""
+        return BAR if self.room is Room.NONE else None
 
     @property
     def worn(self) -> Floats:
