@@ -41,8 +41,9 @@ class Room(Enum):
 
     NONE = "no room"
     """Price-taking worlds with known rates: a good pacer leaves next to nothing."""
-    RESPONSE = "room"
-    """The world answers bids, and the target makes errors costly."""
+    SOME = "room"
+    """The world answers bids, or several line items with unknown rates and late conversions share one budget and one
+    target; prices are given in the second kind."""
     INFORMATION = "information"
     """The gap is what no policy can know."""
 
@@ -131,13 +132,11 @@ def _plans() -> dict[str, _Plan]:
         ):  # fmt: skip
             found[name + ending] = _Plan(room=Room.NONE, rules=rules, traits=frozenset(traits))
     second = FORMATS["second-price"]
-    found["fatigue-cpa"] = _Plan(
-        room=Room.RESPONSE, rules=second, traits=frozenset({Trait.TARGET, Trait.USERS})
-    )
+    found["fatigue-cpa"] = _Plan(room=Room.SOME, rules=second, traits=frozenset({Trait.TARGET, Trait.USERS}))
     for name, rules in FORMATS.items():
-        found[f"all-{name}"] = _Plan(room=Room.RESPONSE, rules=rules, traits=frozenset(Trait))
+        found[f"all-{name}"] = _Plan(room=Room.SOME, rules=rules, traits=frozenset(Trait))
     late = frozenset({Trait.TARGET, Trait.COLD, Trait.DELAY})
-    found["eight-items"] = _Plan(room=Room.RESPONSE, rules=second, traits=late, items=8)
+    found["eight-items"] = _Plan(room=Room.SOME, rules=second, traits=late, items=8)
     for name, alone in (
         ("cold-start", (Trait.TARGET, Trait.COLD)), ("delay", (Trait.TARGET, Trait.DELAY)), ("rivals", (Trait.RIVALS,)),
     ):  # fmt: skip
