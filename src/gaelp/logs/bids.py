@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput, ShapeError, nearest
+from gaelp.logs.files import expect_file
 from gaelp.logs.theta import ThetaAuctions
 
 NEEDED = ("bid", "won", "price", "pctr", "click")
@@ -105,11 +106,11 @@ def read_bids(path: Path) -> BidLog:
     """The bid log in the CSV file at `path`: one auction a line, in order, no quotes. Held in memory whole.
 
     Columns by name: bid, won (0 or 1), price (empty where lost), pctr, click (0 or 1); where known also auction (a
-    name that no other line has), time_s and currency (the same in every line).
+    name that no other line has), time_s and currency (the same in every line). Blanks around numbers and names do not
+    count.
     Raises BadInput naming file, line and column of what cannot be used.
     """
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}.")
+    expect_file(path, COLUMNS)
     try:
         # All as text: a number that is none must be refused with its line, and not become a hole.
         table = pl.read_csv(path, infer_schema=False, quote_char=None)
@@ -216,9 +217,12 @@ def _numbers(table: pl.DataFrame, column: str, path: Path, hole: float | None = 
 
 def _check_names(table: pl.DataFrame, path: Path) -> None:
     """No auction twice, one currency."""
-    for column in ("auction", "currency"):
-        if column in table.columns and table[column].null_count():
-            row = int(table[column].is_null().to_numpy().argmax())
+    names = [column for column in ("auction", "currency") if column in table.columns]
+    table = table.select(pl.col(column).str.strip_chars() for column in names)
+    for column in names:
+        absent = table[column].is_null() | (table[column] == "")
+        if absent.any():
+            row = int(absent.to_numpy().argmax())
             raise BadInput(f"{path}, line {row + 2}, {column}: missing, expected a name.")
     if "auction" in table.columns and (again := ~table["auction"].is_first_distinct()).any():
         row = int(again.to_numpy().argmax())
