@@ -7,12 +7,13 @@ Stable-Baselines3 and not a slow adapter; `check_same_market` proves that the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
@@ -54,46 +55,94 @@ class Scaled:
         self.begin, self.step = jax.jit(begin), jax.jit(step)
 
 
-class CampaignVecEnv(VecEnv):
-    """`n` campaign-days side by side; when they end, `n` new worlds begin at the next seeds.
+class Played(NamedTuple):
+    """After a decision. Where days are `over`, the observation is of the new ones that began in their place."""
+
+    observation: NDArray[np.float32]
+    reward: NDArray[np.floating]
+    over: bool
+
+
+class SideBySide(Protocol):
+    """Campaign-days that end together. What is handed out is a copy: torch takes no array that it may not write to."""
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    def begin(self) -> NDArray[np.float32]: ...
+
+    def step(self, actions: NDArray[np.integer]) -> Played: ...
+
+
+class ScaledDays:
+    """`n` campaign-days; when they end, `n` new worlds begin at the next seeds.
 
     Moves: Discrete, those that one line item's mask allows. Observations are scaled as
-    the agent's own, rewards multiplied by its reward_scale: both contestants learn the same problem. What is handed
-    out is copied, because torch takes no array that it may not write to.
+    the agent's own, rewards multiplied by its reward_scale: both contestants learn the same problem.
     """
 
     def __init__(self, stepwise: Scaled, n: int, first_seed: int) -> None:
         schema = stepwise.schema
-        self._stepwise = stepwise
+        self._stepwise, self._n = stepwise, n
         self._next_seed = first_seed
         self._left = 0
-        self._infos: list[dict[str, Any]] = [{} for _ in range(n)]
-        self._levels = np.zeros(n, np.int32)
-        seen = gym.spaces.Box(-np.inf, np.inf, (schema.observation_size,), np.float32)
-        VecEnv.__init__(self, n, seen, gym.spaces.Discrete(len(stepwise.moves)))
+        self.observation_space: gym.Space[Any] = gym.spaces.Box(
+            -np.inf, np.inf, (schema.observation_size,), np.float32
+        )
+        self.action_space: gym.Space[Any] = gym.spaces.Discrete(len(stepwise.moves))
 
-    def _new_days(self) -> NDArray[np.float32]:
-        seeds = np.arange(self._next_seed, self._next_seed + self.num_envs)
-        self._next_seed += self.num_envs
+    def begin(self) -> NDArray[np.float32]:
+        seeds = np.arange(self._next_seed, self._next_seed + self._n)
+        self._next_seed += self._n
         self._left = self._stepwise.schema.decisions_per_day
         self._days, seen = self._stepwise.begin(seeds)
         return np.array(seen)
 
+    def step(self, actions: NDArray[np.integer]) -> Played:
+        self._days, seen, reward = self._stepwise.step(self._days, actions.astype(np.int32))
+        self._left -= 1
+        return Played(np.array(seen) if self._left else self.begin(), np.array(reward), self._left == 0)
+
+
+class RegisteredDays:
+    """The registered vector environment as it is; its new days begin in a step of their own, which is taken here."""
+
+    def __init__(self, world: VectorEnv[Any, Any, Any]) -> None:
+        self._world = world
+        self.observation_space = world.single_observation_space
+        self.action_space = world.single_action_space
+
+    def begin(self) -> NDArray[np.float32]:
+        seen, _ = self._world.reset()
+        return seen
+
+    def step(self, actions: NDArray[np.integer]) -> Played:
+        seen, reward, terminated, _, _ = self._world.step(actions)
+        over = bool(terminated.all())
+        return Played(self._world.step(actions)[0] if over else seen, reward, over)
+
+
+class CampaignVecEnv(VecEnv):
+    """`n` campaign-days side by side, as Stable-Baselines3 asks for them."""
+
+    def __init__(self, days: SideBySide, n: int) -> None:
+        self._side_by_side = days
+        self._infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        self._moves = np.zeros(n, np.int64)
+        VecEnv.__init__(self, n, days.observation_space, days.action_space)
+
     def reset(self) -> NDArray[np.float32]:
-        return self._new_days()
+        return self._side_by_side.begin()
 
     def step_async(self, actions: NDArray[np.integer]) -> None:
-        self._levels = actions.astype(np.int32)
+        self._moves = actions
 
     def step_wait(
         self,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        self._days, seen, reward = self._stepwise.step(self._days, self._levels)
-        self._left -= 1
-        done = np.full(self.num_envs, self._left == 0)
+    ) -> tuple[NDArray[np.float32], NDArray[np.floating], NDArray[np.bool_], list[dict[str, Any]]]:
+        played = self._side_by_side.step(self._moves)
         # No terminal observation is handed out: a day's end is the end of its task, nothing is bootstrapped.
-        observation = np.array(seen) if self._left else self._new_days()
-        return observation, np.array(reward), done, self._infos
+        return played.observation, played.reward, np.full(self.num_envs, played.over), self._infos
 
     def close(self) -> None:
         return None

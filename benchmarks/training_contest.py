@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TextIO
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from campaign_env import CampaignVecEnv, Scaled, check_same_market
+from campaign_env import CampaignVecEnv, RegisteredDays, Scaled, ScaledDays, check_same_market
 from campaign_worlds import benchmark_market, posterior_and_pacer
+from gaelp import CAMPAIGN_ID
 from gaelp.core.episode import EpisodeBatch
 from gaelp.core.schema import default_schema
 from gaelp.learn import policies, ppo
@@ -84,6 +86,34 @@ class Watch(BaseCallback):
         self.rewards.append(float(self.model.rollout_buffer.rewards.mean()))  # type: ignore[attr-defined]
 
 
+def registered_environments_train() -> dict[str, float]:
+    """How far one update of Stable-Baselines3's PPO moves its weights (L2) on the single and the vector environment.
+
+    Raises ValueError where they did not move, or to nowhere: what is registered would not train.
+    """
+    decisions, side_by_side = default_schema().decisions_per_day, 4
+    worlds = {
+        "single": gymnasium.make(CAMPAIGN_ID),
+        "vector": CampaignVecEnv(
+            RegisteredDays(gymnasium.make_vec(CAMPAIGN_ID, num_envs=side_by_side)), side_by_side
+        ),
+    }
+    moved = {}
+    for name, world in worlds.items():
+        model = PPO("MlpPolicy", world, device="cpu", seed=1, n_steps=4 * decisions, batch_size=4 * decisions)
+        before = [weight.detach().clone() for weight in model.policy.parameters()]
+        model.learn(model.n_steps * model.n_envs)
+        steps = [
+            float((a - b).detach().norm()) for a, b in zip(model.policy.parameters(), before, strict=True)
+        ]
+        moved[name] = float(np.linalg.norm(steps))
+        if not (np.isfinite(moved[name]) and moved[name] > 0.0):
+            raise ValueError(
+                f"the {name} environment moved the weights by {moved[name]}, expected more than 0."
+            )
+    return moved
+
+
 class Contest:
     """Both contestants on one market: same worlds, observations, rewards, moves, network and settings."""
 
@@ -131,11 +161,15 @@ class Contest:
             normaliser=self.normaliser,
         )  # fmt: skip
 
+    def adapter(self, first_seed: int) -> CampaignVecEnv:
+        """The market as Stable-Baselines3 plays it here."""
+        return CampaignVecEnv(ScaledDays(self.stepwise, EPISODES, first_seed), EPISODES)
+
     def baselines(self, seed: int, learning_rate: float | None = None) -> PPO:
         """Stable-Baselines3's, untrained, with the same head start for the pacer's own move."""
         c = self.config
         model = PPO(
-            "MlpPolicy", CampaignVecEnv(self.stepwise, EPISODES, first_seed=seed << 20), device="cpu", seed=seed,
+            "MlpPolicy", self.adapter(first_seed=seed << 20), device="cpu", seed=seed,
             n_steps=self.schema.decisions_per_day, batch_size=BATCH_SIZE, n_epochs=NUM_EPOCHS,
             learning_rate=c.learning_rate if learning_rate is None else learning_rate, gamma=c.gamma,
             gae_lambda=c.gae_lambda, clip_range=c.clip, ent_coef=c.entropy, vf_coef=c.value_coef,
@@ -202,6 +236,10 @@ class Contest:
         say(f"compiling, left out below: ours {compiled['ours_s']:.1f} s, adapter {compiled['adapter_s']:.1f} s; "
             f"largest difference in reward between market and adapter {compiled['reward_difference']:.1e}")  # fmt: skip
 
+        moved = registered_environments_train()
+        say(f"{CAMPAIGN_ID}, trained by Stable-Baselines3 for one update: weights moved by {moved['single']:.2g} "
+            f"(gymnasium.make) and {moved['vector']:.2g} (make_vec)")  # fmt: skip
+
         ours: list[Clocked] = []
         theirs: list[Clocked] = []
         learnt: dict[str, list[float]] = {
@@ -235,14 +273,15 @@ class Contest:
             )
             for name, figure in self._parts(seed).items():
                 parts.setdefault(name, []).append(figure)
-        return self._table(steps, ours, theirs, learnt, parts, compiled)
+        table = self._table(steps, ours, theirs, learnt, parts, compiled)
+        return {**table, "registered_weight_change": moved}
 
     def _warm_up(self) -> dict[str, float]:
         engine = self.engine(0)
         once = clocked(lambda: asyncio.run(self.train_ours(engine, 0, 2)))
         self.random_market.play(engine.policy, np.arange(EPISODES), jax.random.key(0), "random")
         self.held_out_ours(engine)
-        env = CampaignVecEnv(self.stepwise, EPISODES, 0)
+        env = self.adapter(first_seed=0)
 
         def first_steps() -> None:
             env.reset()
@@ -269,7 +308,7 @@ class Contest:
         frozen, model = self.engine(seed, learning_rate=0.0), self.baselines(seed, learning_rate=0.0)
         batch = self.play(frozen, seed, 0)
         model.learn(self.per_call)
-        env = CampaignVecEnv(self.stepwise, EPISODES, seed << 20)
+        env = self.adapter(first_seed=seed << 20)
         env.reset()
         levels = np.random.default_rng(seed).integers(
             0, len(self.schema.pace_levels), (self.schema.decisions_per_day, EPISODES)

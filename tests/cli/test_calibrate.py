@@ -122,6 +122,21 @@ def test_a_fit_that_the_later_part_contradicts_ends_with_exit_code_1(tmp_path, c
     assert json.loads(capsys.readouterr().out)["verdict"]["ruling"] == "FAIL"
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_log_of_one_price_is_told_that_a_longer_one_would_not_help(tmp_path, capsys):
+    path = tmp_path / "still.txt"
+    path.write_text(
+        "".join(f"{int(k % 500 == 0)} 50 {0.001 + 0.002 * (k % 7) / 7:.5f}\n" for k in range(3000))
+    )
+    with pytest.raises(typer.Exit) as ended:
+        calibrate_command(path, "ipinyou-theta")
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("FAIL: ")
+    assert "Every auction that was won cost 50: one price shows no drift, however long the log is" in said
+    assert "A longer log tells" not in said
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

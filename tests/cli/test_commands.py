@@ -435,6 +435,15 @@ LIGHT: dict[str, tuple[str, ...]] = {
         "1/4",
         "--json",
     ),
+    "ladder of a log": (
+        "ladder",
+        "log.txt",
+        "--format",
+        "ipinyou-theta",
+        "--budget-fraction",
+        "1/4",
+        "--json",
+    ),
     "halt": ("halt", "--json"),
     "resume of a halted run": ("resume",),
 }

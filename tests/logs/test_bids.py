@@ -132,6 +132,14 @@ NAMED = "bid,won,price,pctr,click,auction,time_s,currency\n"
             "5,1,4,0.5,1,a,1,EUR\n5,1,4,0.5,1,b,2,EUR\n5,1,4,0.5,1,a,3,EUR\n",
             "line 4, auction: 'a' stands in line 2 already",
         ),
+        (
+            "5,1,4,0.5,1,a,1,EUR\n5,1,4,0.5,1, a ,2,EUR\n",
+            "line 3, auction: 'a' stands in line 2 already",
+        ),
+        (
+            "5,1,4,0.5,1,a,1,EUR\n5,1,4,0.5,1, ,2,EUR\n",
+            "line 3, auction: missing, expected a name",
+        ),
         ("5,1,4,0.5,1,a,1,EUR\n5,1,4,0.5,1,b,2,USD\n", "line 3, currency: 'USD' after 'EUR'; split the log"),
         ("5,1,4,0.5,1,a,1,EUR\n5,1,4,0.5,1,,2,EUR\n", "line 3, auction: missing, expected a name"),
         ("5,1,4,0.5,1,a,1,EUR\n5,1,4,0.5,1,b,,EUR\n", "line 3, time_s: missing, expected a number"),
@@ -168,6 +176,10 @@ def test_a_file_that_is_no_bid_log_is_refused(text, told, file):
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     assert refusal(tmp_path / "none.csv") == f"there is no file {tmp_path / 'none.csv'}."
+
+
+def test_a_directory_is_refused_with_the_sentence_of_other_logs(tmp_path):
+    assert refusal(tmp_path) == f"{tmp_path} is a directory, expected a file with {COLUMNS}."
 
 
 def test_columns_of_other_types_or_lengths_are_refused_by_name():

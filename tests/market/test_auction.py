@@ -504,6 +504,8 @@ def test_a_cells_share_is_the_average_over_orders_of_arrival():
 
 
 WELL = {"bids": np.ones((2, 3), np.int32), "left": np.ones(2, np.int32), "views": np.ones((1, 3), bool)}
+REAL = {name: column if name == "views" else column.astype(np.float32) for name, column in WELL.items()}
+HOLED = np.float32([[1, 1, 1], [1, 1, np.nan]])
 
 
 @pytest.mark.parametrize(
@@ -518,6 +520,12 @@ WELL = {"bids": np.ones((2, 3), np.int32), "left": np.ones(2, np.int32), "views"
         ({"views": np.ones((1, 3), np.float32)}, BadInput, "views are float32, expected bool"),
         ({"rules": Rules(Format.SECOND_PRICE, reserve=0.5)}, BadInput, "reserve is 0.5, expected a whole price"),
         ({"window": 0}, BadInput, "window is 0, expected at least 1 impression"),
+        ({"left": np.array([3, -5], np.int32)}, BadInput, r"left\[1\] is -5, expected a number of at least 0"),
+        ({**REAL, "left": np.float32([-5, 1])}, BadInput, r"left\[0\] is -5\.0, expected a number of at least 0"),
+        ({**REAL, "left": np.float32([1, np.nan])}, BadInput, r"left\[1\] is nan, expected a number of at least 0"),
+        ({**REAL, "bids": HOLED}, BadInput, r"bids\[1, 2\] is nan, expected a finite number"),
+        ({**REAL, "bids": np.nan_to_num(HOLED, nan=-np.inf)}, BadInput, r"bids\[1, 2\] is -inf, expected a finite number"),
+        ({**REAL, "views": np.float32([[1, -1, 1]])}, BadInput, r"views\[0, 1\] is -1\.0, expected a finite number of"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_sold(changed, error, message):
@@ -528,6 +536,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_sold(changed, error, me
             *(jnp.asarray(told[name]) for name in ("bids", "left", "views")),
             window=told["window"],
         )
+
+
+def test_an_endless_purse_and_numbers_that_are_not_known_yet_are_no_mistake():
+    bids, views = jnp.asarray(REAL["bids"]), jnp.asarray(REAL["views"])
+    plain = run_auctions(SECOND, bids, jnp.full(2, jnp.inf), views)
+    inside = jax.jit(lambda left: run_auctions(SECOND, bids, left, views))(jnp.full(2, jnp.inf))
+    assert np.array_equal(plain.cost, inside.cost)
+    assert float(plain.cost.sum()) == 3.0
 
 
 def test_a_cell_wants_as_many_rivals_as_slots():

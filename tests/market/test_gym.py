@@ -88,6 +88,35 @@ def test_days_side_by_side_end_together_and_begin_anew_in_the_step_after(three):
     assert (first[:, SCHEMA.campaign_index("spend_share")] == 0).all()
 
 
+def test_each_row_plays_what_a_single_environment_plays_from_its_seed_day_after_day(env, three):
+    def alone(seed: int | None, move: int) -> list[np.ndarray]:
+        return [env.reset(seed=seed)[0], *(env.step(move)[0] for _ in range(6))]
+
+    def together(seed: object) -> np.ndarray:
+        days = [three.reset(seed=seed)[0], *(three.step(np.array([1, 2, 3]))[0] for _ in range(6))]
+        return np.stack([*days, three.step(np.zeros(3, np.int64))[0]])
+
+    played = together([1, 5, 6])
+    for row, seed in enumerate([1, 5, 6]):
+        expected = [*alone(seed, row + 1), env.reset()[0]]
+        # Single precision, a batch of three and of one.
+        assert played[:, row] == pytest.approx(np.stack(expected), abs=2e-3)
+    assert not np.array_equal(played[0, 1:], three.reset(seed=[1, 2, 3])[0][1:])
+    assert three.unwrapped.np_random_seed == (1, 2, 3)
+    assert np.array_equal(three.reset(seed=4)[0], three.reset(seed=[4, 5, 6])[0])
+
+
+def test_a_row_without_a_seed_goes_on_and_a_list_of_another_length_is_refused(three):
+    three.reset(seed=[1, 2, 3])
+    second = three.reset()[0]
+    three.reset(seed=[1, 2, 3])
+    mixed = three.reset(seed=[None, 7, None])[0]
+    assert np.array_equal(mixed[[0, 2]], second[[0, 2]])
+    assert np.array_equal(mixed[1], three.reset(seed=[0, 7, 0])[0][1])
+    with pytest.raises(BadInput, match="seed holds 2 numbers, expected 3, one for each environment"):
+        three.reset(seed=[1, 2])
+
+
 def test_the_rewards_are_the_markets_own():
     told = market(posterior(), sample=at_random, mode=always_mode)
     seeds = np.arange(32)

@@ -40,11 +40,31 @@ def score_of(worlds, landscape, knobs):
     return jax.device_get(play(worlds, landscape, float32(knobs), BANK, kind=GIVEN.kind))
 
 
-def test_no_baseline_beats_the_best_constant_worth_in_hindsight_where_prices_are_given(worlds, found):
+# Luck of one day: clicks are drawn, the line is searched in steps, and in first price and GSP a pacer may shade better
+# than one strength for the whole day does. On 192 days together it does not count.
+@pytest.mark.parametrize(
+    ("name", "luck"),
+    [
+        ("second-price-cpa-drift", 0.01),
+        pytest.param("first-price-cpa-drift", 0.04, marks=pytest.mark.slow),
+        pytest.param("gsp-cpa-drift", 0.02, marks=pytest.mark.slow),
+    ],
+)
+def test_no_pacer_beats_the_best_constant_worth_in_hindsight_where_prices_are_given(name, luck):
+    told = suite(name)
+    landscape = float32(told.landscape)
+    worlds = drawn(float32(told.posterior), jnp.arange(CHUNK), kind=told.kind)
+    line = best_constant(worlds, landscape, BANK, told.kind).score
     pacer = DEFAULT_PARAMS._replace(calibration_prior=np.float64(1000.0), done_prior=np.float64(2000.0))
-    for knobs in (pacer, *(baseline.default for baseline in baselines_of(GIVEN.kind, target=1.0))):
-        played = score_of(worlds, LANDSCAPE, knobs)
-        assert played.score.mean() < found.score.mean() * (1 + 1e-5)
+    ways = [(worlds, landscape, knobs) for knobs in (
+        pacer, *(baseline.default for baseline in baselines_of(told.kind, target=1.0))
+    )]  # fmt: skip
+    knowing = told_the_truth(worlds, told.worn, told.kind)
+    ways.append((knowing.world, float32(knowing.landscape), KNOWING))
+    for seen, known, knobs in ways:
+        played = jax.device_get(play(seen, known, float32(knobs), BANK, kind=told.kind))
+        assert played.score.sum() < line.sum()
+        assert (played.score < line * (1 + luck)).all()
         assert (played.spent <= played.budget).all(), "nobody is charged beyond the budget, not by a digit"
 
 

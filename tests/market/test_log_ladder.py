@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -15,12 +17,13 @@ import pytest
 from benchmarks.auction_logs import LogKind, auction_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from gaelp.bidding.online_lp import OnlineLp
 from gaelp.bidding.stream import Bidder, Episode
-from gaelp.cli.replay_command import replay_command
+from gaelp.cli.replay_command import ladder_table, replay_command
 from gaelp.core.errors import BadInput
-from gaelp.logs.theta import ThetaAuctions
+from gaelp.logs.theta import ThetaAuctions, read_theta
 from gaelp.market.log_baselines import DualPacing, Pid, Progress
 from gaelp.market.log_ladder import Ladder, Part, climb
 from gaelp.market.replay import BidGrid, ConstantMultiplier, ReplayOptions
@@ -249,6 +252,32 @@ def test_the_command_prints_the_ladder_for_a_person(file, capsys):
     table = capsys.readouterr().out
     for word in ("LP bound", "hindsight", "certified", "100.00 %", "3,000 auctions, one budget of 3,000"):
         assert word in table
+
+
+def test_eighty_columns_hold_every_name_and_every_head_of_a_log_whole(file):
+    # A log of ten million auctions has figures so wide.
+    ladder = climb(read_theta(file), ReplayOptions(budget_fraction=Fraction(1, 16)))
+    large = replace(ladder, rungs=tuple(
+        replace(rung, bought=replace(rung.bought, impressions=12_345_678, clicks=12_345)) for rung in ladder.rungs
+    ))  # fmt: skip
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(ladder_table(large, log=file))
+    text = printed.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for word in (
+        "of LP",
+        "bound",
+        "value",
+        "budget",
+        "overspend",
+        "impressions",
+        "clicks",
+        "12,345,678",
+        "x0.1",
+    ):
+        assert word in text
+    for name in NAMES:
+        assert all(word in text for word in name.split())
 
 
 def test_the_commands_figures_are_those_of_the_ladder(file, capsys):

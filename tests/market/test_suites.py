@@ -70,11 +70,14 @@ def test_a_suite_of_other_numbers_another_kind_or_another_name_is_another_suite(
     assert len({told.hash, *(other.hash for other in others)}) == 5
 
 
-def test_price_taking_suites_are_twelve_and_only_rivals_and_users_answer_bids():
+def test_suites_without_room_are_twelve_and_only_rivals_and_users_answer_bids():
     groups = {room: [name for name in NAMES if suite(name).room is room] for room in Room}
     assert [len(groups[room]) for room in Room] == [12, 5, 3]
     answering = {name for name in NAMES if suite(name).prices is Prices.ANSWERING}
     assert answering == {"fatigue-cpa", "all-second-price", "all-first-price", "all-gsp", "rivals"}
+    # In the group with room all but one answer; it says so, and no name of the group claims more.
+    assert set(groups[Room.SOME]) - answering == {"eight-items"}
+    assert [room.name for room in Room] == ["NONE", "SOME", "INFORMATION"]
 
 
 def test_a_suite_of_impossible_worlds_is_refused_with_the_field_and_the_value():

@@ -95,6 +95,7 @@ class Compared:
     surprise: float = 0.5
     fitted_won: int = 1000
     held_out_won: int = 1000
+    only_price: float | None = None
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,13 @@ class Compared:
         ),
         ({"surprise": 0.01}, WAIT, "only 1.0% of the fitted worlds"),
         ({"surprise": 0.0099}, FAIL, "only 1.0% of the fitted worlds"),
+        ({"surprise": 0.0099}, FAIL, "A longer log tells more of its drift."),
+        (
+            {"surprise": 0.0, "only_price": 50.0},
+            FAIL,
+            "expected. Every auction that was won cost 50: one price shows no",
+        ),
+        ({"only_price": 50.0}, PASS, "off by 0.050"),
         ({"fitted_won": 999}, WAIT, "999 auctions were won in the fitted part and 1000 in the held-out part"),
         ({"held_out_won": 3, "ks": 0.9, "surprise": 0.0}, WAIT, "1000 in each are needed"),
     ],

@@ -11,10 +11,12 @@ import typer
 from gaelp.core.errors import BadInput, nearest
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gaelp.market.log_ladder import Ladder
     from gaelp.market.replay import ReplayResult
 
-_FORMATS = ("ipinyou-theta",)
+FORMATS = ("ipinyou-theta",)
 _CAPTION = (
     "value: the sum of pCTR won. LP bound: the fractional knapsack, summed over episodes. hindsight: the best single "
     "multiplier for all episodes, known afterwards; a pacer, which moves its own, may beat it. constant: the best one "
@@ -23,27 +25,41 @@ _CAPTION = (
 )
 
 
+Policy = Annotated[str | None, typer.Option("--policy", help="The policy: constant:M bids M x pCTR.")]
+FirstMultiplierError = Annotated[
+    float | None,
+    typer.Option(
+        "--first-multiplier-error",
+        help="On a log's ladder: pacers begin at F x the best multiplier in hindsight, as 10 or 0.1.",
+    ),
+]
+EpisodeAuctions = Annotated[
+    int | None, typer.Option("--episode-auctions", help="A fresh budget every N auctions.")
+]
+EpisodeBudget = Annotated[str | None, typer.Option("--episode-budget", help="The budget of each episode.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="One budget for the whole log.")]
+BudgetFraction = Annotated[
+    str | None,
+    typer.Option("--budget-fraction", help="One budget: this share of the log's price sum, as 1/16."),
+]
+IntegerBids = Annotated[bool, typer.Option("--integer-bids", help="Bids are rounded down.")]
+MaxBid = Annotated[str | None, typer.Option("--max-bid", help="No bid above this.")]
+
+
 def replay_command(
     log: Annotated[Path, typer.Argument(help="The auction log.")],
-    format_: Annotated[str, typer.Option("--format", help=f"The log's format: {', '.join(_FORMATS)}.")],
-    policy: Annotated[str | None, typer.Option(help="The policy: constant:M bids M x pCTR.")] = None,
+    format_: Annotated[str, typer.Option("--format", help=f"The log's format: {', '.join(FORMATS)}.")],
+    policy: Policy = None,
     ladder: Annotated[
         bool, typer.Option("--ladder", help="Play every baseline beside the LP bound; --policy joins them.")
     ] = False,
-    first_multiplier_error: Annotated[
-        float | None,
-        typer.Option(
-            help="On the ladder: pacers begin at F x the best multiplier in hindsight, as 10 or 0.1."
-        ),
-    ] = None,
-    episode_auctions: Annotated[int | None, typer.Option(help="A fresh budget every N auctions.")] = None,
-    episode_budget: Annotated[str | None, typer.Option(help="The budget of each episode.")] = None,
-    budget: Annotated[str | None, typer.Option(help="One budget for the whole log.")] = None,
-    budget_fraction: Annotated[
-        str | None, typer.Option(help="One budget: this share of the log's price sum, as 1/16.")
-    ] = None,
-    integer_bids: Annotated[bool, typer.Option("--integer-bids", help="Bids are rounded down.")] = False,
-    max_bid: Annotated[str | None, typer.Option(help="No bid above this.")] = None,
+    first_multiplier_error: FirstMultiplierError = None,
+    episode_auctions: EpisodeAuctions = None,
+    episode_budget: EpisodeBudget = None,
+    budget: Budget = None,
+    budget_fraction: BudgetFraction = None,
+    integer_bids: IntegerBids = False,
+    max_bid: MaxBid = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Replay a recorded auction log exactly.
@@ -69,9 +85,9 @@ def replay_command(
     def amount(option: str, text: str | None) -> Fraction | None:
         return None if text is None else parse_amount(option, text)
 
-    if format_ not in _FORMATS:
-        known = f"Known: {', '.join(_FORMATS)}."
-        raise BadInput(f"no log format named {format_!r}.{nearest(format_, _FORMATS)} {known}")
+    if format_ not in FORMATS:
+        known = f"Known: {', '.join(FORMATS)}."
+        raise BadInput(f"no log format named {format_!r}.{nearest(format_, FORMATS)} {known}")
     if first_multiplier_error is not None and not ladder:
         raise BadInput("--first-multiplier-error needs --ladder, whose pacers it misleads.")
     if policy is None and not ladder:
@@ -94,7 +110,9 @@ def replay_command(
         if json_:
             _print_json({**_identity(log, format_), **_ladder_record(climbed)})
         else:
-            _print_ladder(climbed, log=log)
+            from rich.console import Console
+
+            Console().print(ladder_table(climbed, log=log))
         return
     result = replay(lambda: read_theta(log), parsed_policy, options)
     if json_:
@@ -160,20 +178,15 @@ def _print_json(record: dict[str, object]) -> None:
     print(json.dumps(record))
 
 
-def _print_ladder(ladder: Ladder, *, log: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def ladder_table(ladder: Ladder, *, log: Path) -> Table:
+    """A log's ladder for a person."""
+    from gaelp.cli.tables import figures
 
     episodes = "one budget" if ladder.episodes == 1 else f"{ladder.episodes:,} budgets"
-    table = Table(
-        title=f"{log.name}: {ladder.auctions:,} auctions, {episodes} of {_number(ladder.budget):,}",
-        title_justify="left",
-        caption=_CAPTION,
-        caption_justify="left",
-    )
-    table.add_column("policy")
-    for name in ("of LP bound", "value", "of budget", "overspend", "impressions", "clicks"):
-        table.add_column(name, justify="right")
+    table = figures(
+        f"{log.name}: {ladder.auctions:,} auctions, {episodes} of {_number(ladder.budget):,}", "policy",
+        ("of LP\nbound", "value", "of\nbudget", "overspend", "impressions", "clicks"), caption=_CAPTION,
+    )  # fmt: skip
     table.add_row("LP bound", "100.00 %", f"{ladder.lp_value:,.6g}")
     for rung in ladder.rungs:
         got = rung.bought
@@ -186,7 +199,7 @@ def _print_ladder(ladder: Ladder, *, log: Path) -> None:
             f"{got.impressions:,}",
             f"{got.clicks:,}",
         )
-    Console().print(table)
+    return table
 
 
 def _print_table(result: ReplayResult, *, log: Path, policy: str) -> None:

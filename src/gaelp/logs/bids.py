@@ -106,7 +106,8 @@ def read_bids(path: Path) -> BidLog:
     """The bid log in the CSV file at `path`: one auction a line, in order, no quotes. Held in memory whole.
 
     Columns by name: bid, won (0 or 1), price (empty where lost), pctr, click (0 or 1); where known also auction (a
-    name that no other line has), time_s and currency (the same in every line).
+    name that no other line has), time_s and currency (the same in every line). Blanks around numbers and names do not
+    count.
     Raises BadInput naming file, line and column of what cannot be used.
     """
     table = read_cells(path, COLUMNS, quote=None)
@@ -191,7 +192,7 @@ def _check_names(table: pl.DataFrame, path: Path) -> None:
     """No auction twice, one currency."""
     for column in ("auction", "currency"):
         if column in table.columns:
-            names(table, column, path)
+            table = table.with_columns(names(table, column, path))
     if "auction" in table.columns and (again := ~table["auction"].is_first_distinct()).any():
         row = int(again.to_numpy().argmax())
         name = table["auction"][row]

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from gaelp.core.errors import BadInput, nearest
+from gaelp.logs.files import expect_file
 
 
 def read_cells(path: Path, expected: str, quote: str | None) -> pl.DataFrame:
@@ -17,8 +18,7 @@ def read_cells(path: Path, expected: str, quote: str | None) -> pl.DataFrame:
     An empty cell is null, and so is what a short row lacks. quote: what encloses a name with commas, or None. Raises
     BadInput, which says what was `expected`, for a missing file, or one that is no table of text.
     """
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}.")
+    expect_file(path, expected)
     try:
         return pl.read_csv(path, infer_schema=False, quote_char=quote)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -60,8 +60,9 @@ def whole_numbers(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
 
 
 def names(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
-    """A column of names, no cell empty. Raises BadInput."""
-    text = table[column]
+    """A column of names without the blanks around them, no cell empty. Raises BadInput."""
+    stripped = table[column].str.strip_chars()
+    text = stripped.set(stripped == "", None)
     # A name with a line break would also make every line number after it wrong.
     _refuse(text, (text.is_null() | text.str.contains("\n")).fill_null(True), path, "a name")
     return text

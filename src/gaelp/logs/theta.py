@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaelp.core.errors import BadInput, ShapeError
+from gaelp.logs.files import expect_file
 
 # Prices up to here convert exactly to float64, and a million of them (a block of a replay) sum within int64.
 HIGHEST_PRICE = 1 << 40
@@ -74,11 +75,7 @@ def read_theta(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[ThetaA
     them.
     Raises BadInput naming file and line of the first malformed line, after the blocks before it were yielded.
     """
-    if not path.exists():
-        raise BadInput(f"there is no file {path}.")
-    if not path.is_file():
-        kind = "a directory" if path.is_dir() else "not a regular file"
-        raise BadInput(f"{path} is {kind}, expected a file with lines of {_COLUMNS}.")
+    expect_file(path, f"lines of {_COLUMNS}")
     try:
         with path.open("rb") as stream:
             yield from _auctions(stream, path, block_bytes)

@@ -22,11 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from numpy.typing import NDArray
 
 from gaelp.bidding.rules import Format, Rules
 from gaelp.core.errors import BadInput, ShapeError
@@ -77,7 +79,9 @@ def run_auctions(
     bids: [bidders,N] finite money per view, int32 or float32, impressions last because they are worked on side by
     side; below the reserve, for instance below 0, takes no part. left: [bidders] money of the same type, at least 0;
     jnp.inf is endless. views: [slots,N], how many views each slot has (`drawn_views`, `expected_views`): bool, or with
-    float money float32. Raises ShapeError and BadInput when they are not that. Compiled once for each format and shape.
+    float money float32, finite and at least 0. Raises ShapeError and BadInput when they are not that; inside another
+    function's jit or vmap, where no number is known, only shapes and types are looked at. Compiled once for each format
+    and shape.
 
     While no money ends, a higher bid wins no fewer impressions and views and spends no less, in every format, where no
     slot has more views than the one before it. With a budget it may: the money may go to dearer impressions.
@@ -309,6 +313,25 @@ def _check(rules: Rules, bids: jax.Array, left: jax.Array, views: jax.Array, win
         raise BadInput(f"reserve is {rules.reserve}, expected a whole price of int32 as the bids are.")
     if window < 1:
         raise BadInput(f"window is {window}, expected at least 1 impression.")
+    # Whole bids are finite, and bool views are none or one: no need to look at them one by one.
+    if money == jnp.float32:
+        _expect(bids, "bids", np.isfinite, "a finite number")
+    if views.dtype == jnp.float32:
+        _expect(views, "views", lambda seen: np.isfinite(seen) & (seen >= 0), "a finite number of at least 0")
+    _expect(left, "left", lambda purse: purse >= 0, "a number of at least 0")
+
+
+def _expect(
+    got: jax.Array, name: str, fine: Callable[[NDArray[Any]], NDArray[np.bool_]], expected: str
+) -> None:
+    """Raises BadInput with the first number of `got` that is not fine, where its numbers are known yet."""
+    if isinstance(got, Tracer):
+        return
+    told = np.asarray(got)
+    sound = fine(told)
+    if not sound.all():
+        place = tuple(int(at[0]) for at in np.nonzero(~sound))
+        raise BadInput(f"{name}{list(place)} is {told[place]}, expected {expected}.")
 
 
 class Placed(NamedTuple):

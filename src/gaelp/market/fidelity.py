@@ -30,7 +30,7 @@ class Fidelity:
     which both tell; ks_reference: the same of the fitted part's own product-limit curve.
     surprise: how often a held-out part of the fitted worlds strays as far from their median as this one does, in the
     worst of win-rate curve, zeros, scatter of the blocks' levels, and clicks.
-    fitted_won, held_out_won: auctions won in each part.
+    fitted_won, held_out_won: auctions won in each part. only_price: what every one of them cost, if all cost the same.
     """
 
     lines: tuple[FidelityLine, ...]
@@ -40,6 +40,7 @@ class Fidelity:
     surprise: float
     fitted_won: int
     held_out_won: int
+    only_price: float | None
 
 
 def fidelity(
@@ -73,6 +74,7 @@ def fidelity(
     names = [f"{kind}_at_{bid:g}" for kind in ("win_rate", "spend") for bid in later.bids]
     told = [bool(bid <= fit.identified_to) for bid in later.bids]
     own = fit.prices.share @ _read(fit.prices, curve(fit.prices), later.at)
+    prices = np.union1d(fit.prices.points, later.counts.points)
     return Fidelity(
         lines=tuple(
             FidelityLine(name=name, fitted=f, held_out=s, low=lo, high=hi, identified=known)
@@ -92,6 +94,7 @@ def fidelity(
         surprise=_surprise(whole, seen[place:]),
         fitted_won=fit.won,
         held_out_won=later.won,
+        only_price=float(prices[0]) if len(prices) == 1 else None,
     )
 
 
@@ -175,9 +178,11 @@ def _read(counts: PriceCounts, rising: Floats, at: Floats) -> Floats:
 
 def _surprise(rows: Floats, seen: Floats) -> float:
     """The share of rows [R,4] whose worst figure is at least as far out, in half widths of 90 %, as that of `seen`."""
-    # Roots and logs, so that counts and the scatter stray to both sides alike.
+    # Roots and logs, so that counts and the scatter stray to both sides alike; prices that never move do not scatter.
     rows, seen = (
-        np.stack([x[..., 0], np.sqrt(x[..., 1]), np.log(x[..., 2]), np.sqrt(x[..., 3])], -1)
+        np.stack(
+            [x[..., 0], np.sqrt(x[..., 1]), np.log(np.maximum(x[..., 2], 1e-12)), np.sqrt(x[..., 3])], -1
+        )
         for x in (rows, seen)
     )
     middle = np.median(rows, axis=0)

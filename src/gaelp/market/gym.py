@@ -13,6 +13,7 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
@@ -47,6 +48,8 @@ from gaelp.market.world import (
 )
 
 DEFAULT_SUITE = "fatigue-cpa"
+SEEDS = 2**31 - 1
+"""A day's world is one of so many."""
 LARGEST = 10.0
 """Observations are clipped to +-10."""
 
@@ -185,7 +188,7 @@ class CampaignEnv(gym.Env[NDArray[Any], np.int64]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin a day in a world drawn from `seed`, or from where the last seed's stream stands."""
         gym.Env.reset(self, seed=seed)
-        world = self.np_random.integers(0, 2**31 - 1, size=1)
+        world = self.np_random.integers(0, SEEDS, size=1)
         self._days, seen = self.stepwise.begin(world)
         return np.array(seen[0]), {}
 
@@ -204,8 +207,18 @@ class CampaignEnv(gym.Env[NDArray[Any], np.int64]):
         return np.array(seen[0]), float(reward[0]), over, False, told
 
 
+class _Stream(NamedTuple):
+    """Where one row's worlds come from."""
+
+    rng: np.random.Generator
+    seed: int
+
+
 class CampaignVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
-    """`num_envs` campaign-days side by side, one compiled call a step; all end together and begin anew a step later."""
+    """`num_envs` campaign-days side by side, one compiled call a step; all end together and begin anew a step later.
+
+    Every row draws its worlds from a generator of its own, so that it plays what `CampaignEnv` plays from its seed.
+    """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - as above
 
@@ -221,19 +234,41 @@ class CampaignVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArra
         self.single_observation_space, self.single_action_space = _spaces(self.stepwise)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+        self._rows = [_Stream(*np_random()) for _ in range(num_envs)]
         self._days: Days | None = None
         self._over = False
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of each row, as in Gymnasium's own vector environments."""
+        return tuple(row.rng for row in self._rows)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed that each row's generator began with."""
+        return tuple(row.seed for row in self._rows)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin `num_envs` days in worlds drawn from `seed`, a list's first number standing for all of it."""
-        first = seed[0] if isinstance(seed, list) else seed
-        VectorEnv.reset(self, seed=first, options=options)
+        """Begin `num_envs` days: row k in a world drawn from the list's number k, or from `seed` + k.
+
+        A row without a seed goes on where its stream stands. Raises BadInput unless a list has a number for each row.
+        """
+        seeds = [seed + k for k in range(self.num_envs)] if isinstance(seed, int) else seed
+        if seeds is not None:
+            if len(seeds) != self.num_envs:
+                raise BadInput(
+                    f"seed holds {len(seeds)} numbers, expected {self.num_envs}, one for each environment."
+                )
+            self._rows = [
+                row if of is None else _Stream(*np_random(of))
+                for row, of in zip(self._rows, seeds, strict=True)
+            ]
         return self._begin(), {}
 
     def _begin(self) -> NDArray[np.float32]:
-        worlds = self.np_random.integers(0, 2**31 - 1, size=self.num_envs)
+        worlds = np.concatenate([row.rng.integers(0, SEEDS, size=1) for row in self._rows])
         self._days, seen = self.stepwise.begin(worlds)
         self._over = False
         return np.array(seen)

@@ -83,6 +83,16 @@ class Margin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What a suite asks of its certified pacer: shares of the reference, the one it reached and the least asked."""
+
+    name: str
+    figure: float
+    bar: float
+    met: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ladder:
     """A suite's policies on one set of worlds, each a share of the reference line."""
 
@@ -98,6 +108,8 @@ class Ladder:
     worlds: int
     seeds: int
     certified: str
+    bar: Bar | None
+    """None for a suite that asks nothing of its certified pacer."""
     margins: tuple[Margin, ...]
     best: str
     """The best tuned baseline on the judged worlds."""
@@ -132,14 +144,21 @@ def climb(suite: Suite, *, worlds: int, seeds: int) -> Ladder:
         _rung(one.baseline.name, one.knobs, day, line, seeds) for one, day in zip(tuned, days, strict=True)
     )
     best = max(rungs, key=lambda rung: rung.share.middle)
-    expect_win_rate(next(r.win_rate for r in rungs if r.name == certified), suite.name)
+    reached = next(rung for rung in rungs if rung.name == certified)
+    expect_win_rate(reached.win_rate, suite.name)
     return Ladder(
         suite=suite.name, version=suite.version, hash=suite.hash, room_for=suite.room.value,
         reference=reference_name(Yardstick.MULTIPLIER, suite.prices), reference_score=float(line.mean()),
         lp=None if lp is None else float(lp.sum() / line.sum()), worlds=worlds, seeds=seeds, certified=certified,
-        margins=margins, best=best.name, room=1.0 - best.share.middle,
+        bar=None if suite.bar is None else bar(suite.name, reached.share.middle, suite.bar), margins=margins,
+        best=best.name, room=1.0 - best.share.middle,
         clairvoyant=_rung(CLAIRVOYANT, KNOWING, told(suite, fresh), line, seeds), rungs=rungs,
     )  # fmt: skip
+
+
+def bar(name: str, figure: float, least: float) -> Bar:
+    """Does the share `figure` of suite `name` reach `least`?"""
+    return Bar(name=name, figure=figure, bar=least, met=figure >= least)
 
 
 def certify(baselines: list[Baseline], days: list[Days]) -> tuple[str, tuple[Margin, ...]]:

@@ -24,6 +24,8 @@ from gaelp.market.world import BUDGETS, Kind, Posterior, absent, check_posterior
 
 Floats = NDArray[np.float64]
 
+BAR = 0.975
+"""Share of the reference that the certified pacer must reach in a suite without room."""
 WIN_RATES = (0.10, 0.30)
 """Between which a suite's mean win rate under its certified pacer must lie."""
 
@@ -38,8 +40,9 @@ class Room(Enum):
 
     NONE = "no room"
     """Price-taking worlds with known rates: a good pacer leaves next to nothing."""
-    RESPONSE = "room"
-    """The world answers bids, and the target makes errors costly."""
+    SOME = "room"
+    """The world answers bids, or several line items with unknown rates and late conversions share one budget and one
+    target; prices are given in the second kind."""
     INFORMATION = "information"
     """The gap is what no policy can know."""
 
@@ -98,6 +101,11 @@ class Suite:
         return Trait.TARGET in self.traits
 
     @property
+    def bar(self) -> float | None:
+        """What the certified pacer must reach of the reference; None where nothing is asked of it."""
+        return BAR if self.room is Room.NONE else None
+
+    @property
     def worn(self) -> Floats:
         """[G] an ordinary day's conversion rate as a share of that of users who were shown nothing."""
         return np.asarray(self.landscape.conversion_rate) / np.asarray(self.posterior.conversion_rate)
@@ -137,13 +145,11 @@ def _plans() -> dict[str, _Plan]:
         ):  # fmt: skip
             found[name + ending] = _Plan(room=Room.NONE, rules=rules, traits=frozenset(traits))
     second = FORMATS["second-price"]
-    found["fatigue-cpa"] = _Plan(
-        room=Room.RESPONSE, rules=second, traits=frozenset({Trait.TARGET, Trait.USERS})
-    )
+    found["fatigue-cpa"] = _Plan(room=Room.SOME, rules=second, traits=frozenset({Trait.TARGET, Trait.USERS}))
     for name, rules in FORMATS.items():
-        found[f"all-{name}"] = _Plan(room=Room.RESPONSE, rules=rules, traits=frozenset(Trait), version=2)
+        found[f"all-{name}"] = _Plan(room=Room.SOME, rules=rules, traits=frozenset(Trait), version=2)
     late = frozenset({Trait.TARGET, Trait.COLD, Trait.DELAY})
-    found["eight-items"] = _Plan(room=Room.RESPONSE, rules=second, traits=late, items=8)
+    found["eight-items"] = _Plan(room=Room.SOME, rules=second, traits=late, items=8)
     for name, alone in (
         ("cold-start", (Trait.TARGET, Trait.COLD)), ("delay", (Trait.TARGET, Trait.DELAY)), ("rivals", (Trait.RIVALS,)),
     ):  # fmt: skip

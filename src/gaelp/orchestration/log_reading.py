@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gaelp.core.config import LogJourneyConfig
 from gaelp.core.errors import BadInput
+from gaelp.logs.files import expect_file
 from gaelp.logs.theta import read_theta
 from gaelp.market.log_split import LogSplit, split_log
 
@@ -30,8 +31,7 @@ def read_split(config: LogJourneyConfig) -> LogSplit:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex. Raises BadInput where there is none."""
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}.")
+    """SHA-256 of a log, in hex. Raises BadInput where there is no such file."""
+    expect_file(path, "an auction log")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

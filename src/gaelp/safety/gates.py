@@ -102,6 +102,8 @@ class FidelityResult(Protocol):
     def fitted_won(self) -> int: ...
     @property
     def held_out_won(self) -> int: ...
+    @property
+    def only_price(self) -> float | None: ...
 
 
 KS_MARGIN = 0.02
@@ -135,9 +137,15 @@ def fidelity_gate(fidelity: FidelityResult) -> Verdict:
     if fidelity.ks > fidelity.ks_reference + KS_MARGIN:
         return Verdict(FAIL, rule, f"the fitted win-rate curve is off by {distance}.", evidence)
     if fidelity.surprise < UNUSUAL:
+        told = "A longer log tells more of its drift."
+        if fidelity.only_price is not None:
+            told = (
+                f"Every auction that was won cost {fidelity.only_price:g}: one price shows no drift, however long the "
+                "log is, and fitted worlds drift."
+            )
         reason = (
             f"only {fidelity.surprise:.1%} of the fitted worlds stray as far as the held-out part does; "
-            f"at least {UNUSUAL:.0%} expected. A longer log tells more of its drift."
+            f"at least {UNUSUAL:.0%} expected. {told}"
         )
         return Verdict(FAIL if fidelity.surprise < STRANGE else WAIT, rule, reason, evidence)
     return Verdict(PASS, rule, f"the fitted win-rate curve is off by {distance}.", evidence)
