@@ -89,7 +89,7 @@ def test_a_run_without_worlds_has_nothing_to_repeat(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("setting", "named"), [("history.keep=0.5", "history"), ("simulation.budget_low=4", "budget_low")]
+    ("setting", "named"), [("history.keep=0.4", "history"), ("simulation.budget_low=4", "budget_low")]
 )
 def test_a_short_run_cannot_change_the_worlds_it_plays_in(stage: Stage, setting: str, named: str) -> None:
     with pytest.raises(BadInput, match=named):
