@@ -26,7 +26,7 @@ from gaelp.orchestration.opening import (
 from gaelp.orchestration.phases import SIMULATION
 from gaelp.orchestration.run import Run
 
-CALLS = 150
+CALLS = 300
 """Training calls of a short run."""
 
 
