@@ -141,14 +141,14 @@ def pool(own: Array, se: Array) -> Pool:
     return Pool(
         mean=mean,
         sd=np.sqrt((p * (variance_at + (mean_at - mean) ** 2)).sum(0)),
-        low=_quantile(0.05, p, mean_at, np.sqrt(variance_at)),
-        high=_quantile(0.95, p, mean_at, np.sqrt(variance_at)),
+        low=mixture_quantile(0.05, p, mean_at, np.sqrt(variance_at)),
+        high=mixture_quantile(0.95, p, mean_at, np.sqrt(variance_at)),
         common=middle,
         common_se=float(np.sqrt((p * (1.0 / total + (common - middle) ** 2)).sum())),
     )
 
 
-def _quantile(level: float, weight: Array, mean: Array, sd: Array) -> Array:
+def mixture_quantile(level: float, weight: Array, mean: Array, sd: Array) -> Array:
     """Quantile of mixtures of normals, all [K,G] with weights [K,1], by bisection; [G]."""
     low, high = (mean - 10.0 * sd).min(0), (mean + 10.0 * sd).max(0)
     for _ in range(40):

@@ -1,16 +1,15 @@
 """Conversions per click: the fresh user's rate, tiring, awareness, and what is left of the days before.
 
-conversions ~ Poisson(clicks x known share x base x exp(-strength (f + left)) x (1 + awareness tanh(a))), with f
-and a the day's
-own decayed exposure as in market.world, and `left` what the previous day's exposure left over, fading as f does.
-How fast
-exposure is forgotten is summed over a grid. Assumed: the rate has no other course over the day, and what was left
-over tires but no longer makes aware.
+conversions ~ Poisson(clicks x known share x base x exp(-strength (f + left)) x (1 + awareness tanh(a))), with f and a
+the day's own decayed exposure as in market.world, and `left` the share of the previous day's exposure that is carried
+over, fading as f does. Each line item has its own base and strength; awareness, the carried share and how fast exposure
+is forgotten, which is summed over a grid, are the account's. Assumed: the rate has no other course over the day, and
+what was left over tires but no longer makes aware.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -18,7 +17,7 @@ from scipy.stats import truncnorm
 
 from gaelp.core.schema import TICKS_PER_DAY
 from gaelp.core.xp import Array
-from gaelp.market.estimates import Marginal, Prior, normal, pool
+from gaelp.market.estimates import Z90, Marginal, Prior, mixture_quantile, normal, pool
 from gaelp.market.hours import Hours
 from gaelp.market.world import AWARE_UNIT, EXPOSURE_UNIT
 
@@ -35,7 +34,6 @@ CARRIED_SD = 0.3
 """Share of a day's exposure that still tires at the next midnight: half-normal with this deviation."""
 LOG_RATE = Prior(mean=float(np.log(0.05)), sd=1.5)
 _SHARES = np.linspace(0.0, 1.0, 101)
-_STRENGTHS = 41
 _BETWEEN = 50
 """Steps from one memory to the next when the weights of the grid are interpolated."""
 _HARDLY = 1e-6
@@ -61,12 +59,23 @@ class Conversions:
 
 @dataclass(frozen=True)
 class _Mode:
-    """The most likely (log base, strength, awareness, left strength) at one pair of memories, [G,4], and its
-    covariance."""
+    """The most likely numbers at one pair of memories.
+
+    own: [G,2] log base and strength of each line item, with their covariance where what all share is given, [G,2,2].
+    shared: [2] awareness and carried share, with their covariance, [2,2]. tied: [G,2,2], how far `own` goes with them.
+    """
 
     evidence: float
-    theta: Array
-    covariance: Array
+    own: Array
+    own_covariance: Array
+    shared: Array
+    shared_covariance: Array
+    tied: Array
+
+    def doubt(self, number: int) -> Array:
+        """Variance [G] that number 0 or 1 of each line item has from what is shared."""
+        tied = self.tied[:, number]
+        return np.einsum("gi,ij,gj->g", tied, self.shared_covariance, tied)
 
 
 def fit_conversions(hours: Hours, volume: Array, matured: Array) -> Conversions:
@@ -85,16 +94,29 @@ def fit_conversions(hours: Hours, volume: Array, matured: Array) -> Conversions:
     weight = np.exp(np.array([fit.evidence for fit in fits]) - max(fit.evidence for fit in fits))
     weight = weight / weight.sum()
     grid = weight.reshape(len(MEMORIES), len(AWARE_MEMORIES))
-    awares = [pool(fit.theta[:, 2], np.sqrt(fit.covariance[:, 2, 2])) for fit in fits]
-    interest, interest_sd = _above_zero(*_mixed(weight, [p.mean for p in awares], [p.sd for p in awares]))
-    fits = [_given_awareness(fit, interest, interest_sd) for fit in fits]
-    pools = [pool(fit.theta[:, 1], np.sqrt(fit.covariance[:, 1, 1])) for fit in fits]
-    log_rate, log_rate_sd = _mixed(
-        weight, [fit.theta[:, 0] for fit in fits], [np.sqrt(fit.covariance[:, 0, 0]) for fit in fits]
+    aware_now, aware_sd = _mixed(
+        weight, [fit.shared[:1] for fit in fits], [np.sqrt(fit.shared_covariance[:1, 0]) for fit in fits]
     )
-    strength, strength_sd = _mixed(weight, [p.mean for p in pools], [p.sd for p in pools])
+    interest, interest_sd = _above_zero(aware_now, aware_sd)
+    fits = [_given_awareness(fit, float(interest[0]), float(interest_sd[0])) for fit in fits]
+    pools = [pool(fit.own[:, 1], np.sqrt(fit.own_covariance[:, 1, 1])) for fit in fits]
+    log_rate, log_rate_sd = _mixed(
+        weight,
+        [fit.own[:, 0] for fit in fits],
+        [np.sqrt(fit.own_covariance[:, 0, 0] + fit.doubt(0)) for fit in fits],
+    )
+    strength, strength_sd = _mixed(
+        weight,
+        [p.mean for p in pools],
+        [np.sqrt(p.sd**2 + fit.doubt(1)) for p, fit in zip(pools, fits, strict=True)],
+    )
     common, common_sd = _mixed(
-        weight, [np.array([p.common]) for p in pools], [np.array([p.common_se]) for p in pools]
+        weight,
+        [np.array([p.common]) for p in pools],
+        [
+            np.sqrt(p.common_se**2 + fit.doubt(1).mean(keepdims=True))
+            for p, fit in zip(pools, fits, strict=True)
+        ],
     )
     share = _carried(fits, weight)
     days_sd = np.log(np.maximum(before, 1e-6)).std(1)
@@ -116,37 +138,49 @@ def _decayed(exposed: Array, memory: float) -> Array:
 
 
 def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, memory: float) -> _Mode:
-    """Newton's method with the priors' pull, all line items at once."""
-    theta = np.zeros((len(clicks), 4))
-    theta[:, 0] = np.log((seen.sum((1, 2)) + 0.5) / (clicks.sum((1, 2)) + 1.0))
+    """Fisher's scoring with the priors' pull; what is shared is solved for by what is left once each line item's own
+    numbers are (the Schur complement).
+
+    Awareness and the carried share are the account's: told by every line item anew, from little each, they would bend
+    the likelihood of the memories they share (Neyman and Scott 1948).
+    """
+    items = len(clicks)
+    own = np.zeros((items, 2))
+    own[:, 0] = np.log((seen.sum((1, 2)) + 0.5) / (clicks.sum((1, 2)) + 1.0))
+    shared = np.zeros(2)
     scale = (1.0 - memory) / (1.0 - PLAIN_MEMORY)
-    centre = np.array([0.0, scale * FATIGUE.mean, AWARENESS.mean, 0.0])
-    # The base rate is told by the log alone; what is left over tires as much as exposure of the day, times a share.
-    # The priors are the account's. Said by every line item anew they would outvote the log: all together say them once.
-    often = np.sqrt(len(clicks))
-    sd, aware_sd = often * scale * FATIGUE.sd, often * AWARENESS.sd
-    precision = np.array([1e-6, sd**-2, aware_sd**-2, (2.0 * sd * CARRIED_SD) ** -2])
-    tired, left, aware = (x.reshape(len(seen), -1) for x in (tired, left, aware))
-    clicks, seen = clicks.reshape(len(seen), -1), seen.reshape(len(seen), -1)
-    for _ in range(12):
-        lift = 1.0 + theta[:, 2, None] * aware
-        mean = (
-            clicks * np.exp(theta[:, 0, None] - theta[:, 1, None] * tired - theta[:, 3, None] * left) * lift
-        )
-        slope = np.stack([np.ones_like(mean), -tired, aware / lift, -left], axis=1)
-        pull = (slope @ (seen - mean)[..., None])[..., 0] - precision * (theta - centre)
-        information = (slope * mean[:, None]) @ slope.transpose(0, 2, 1) + np.diag(precision)
-        step = np.linalg.solve(information, pull[..., None])[..., 0]
-        theta = theta + np.clip(step, -0.5, 0.5)
-        theta[:, 2] = np.clip(theta[:, 2], -0.9, 5.0)
-        if np.abs(step).max() < 1e-4:
+    centre = np.array([0.0, scale * FATIGUE.mean])
+    # The base rate is told by the log alone. The prior of strength is the account's: said by every line item anew it
+    # would outvote the log, so all together say it once.
+    precision = np.array([1e-6, 1.0 / (items * (scale * FATIGUE.sd) ** 2)])
+    shared_precision = np.array([AWARENESS.sd**-2, CARRIED_SD**-2])
+    tired, left, aware = (x.reshape(items, -1) for x in (tired, left, aware))
+    clicks, seen = clicks.reshape(items, -1), seen.reshape(items, -1)
+    for _ in range(25):
+        strength = own[:, 1, None]
+        load, lift = tired + shared[1] * left, 1.0 + shared[0] * aware
+        mean = clicks * np.exp(own[:, 0, None] - strength * load) * lift
+        slope = np.stack([np.ones_like(mean), -load, aware / lift, -strength * left], axis=1)
+        pull = (slope @ (seen - mean)[..., None])[..., 0]
+        information = (slope * mean[:, None]) @ slope.transpose(0, 2, 1)
+        own_covariance = np.linalg.inv(information[:, :2, :2] + np.diag(precision))
+        tied = -own_covariance @ information[:, :2, 2:]
+        both = information[:, 2:, 2:] + information[:, 2:, :2] @ tied
+        shared_covariance = np.linalg.inv(both.sum(0) + np.diag(shared_precision))
+        own_pull = pull[:, :2] - precision * (own - centre)
+        rest = (pull[:, 2:] + np.einsum("gij,gi->gj", tied, own_pull)).sum(0) - shared_precision * shared
+        shared_step = np.clip(shared_covariance @ rest, -0.3, 0.3)
+        own_step = np.einsum("gij,gj->gi", own_covariance, own_pull) + tied @ shared_step
+        own = own + np.clip(own_step, -0.5, 0.5)
+        shared = np.clip(shared + shared_step, (-0.9, -1.0), (5.0, 2.0))
+        if max(np.abs(own_step).max(), np.abs(shared_step).max()) < 1e-4:
             break
-    log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum(1) - 0.5 * (
-        precision * (theta - centre) ** 2
-    ).sum(1)
+    log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum() - 0.5 * (
+        (precision * (own - centre) ** 2).sum() + (shared_precision * shared**2).sum()
+    )
     # Memories are compared by the best fit at each, all with as many numbers. An integral over the strengths would
     # favour, to the power of the line items, the memory at which a strength is told least.
-    return _Mode(float(log_p.sum()), theta, np.linalg.inv(information))
+    return _Mode(float(log_p), own, own_covariance, shared, shared_covariance, tied)
 
 
 def _above_zero(mean: Array, sd: Array) -> tuple[Array, Array]:
@@ -155,16 +189,18 @@ def _above_zero(mean: Array, sd: Array) -> tuple[Array, Array]:
     return cut.mean(), cut.std()
 
 
-def _given_awareness(fit: _Mode, interest: Array, interest_sd: Array) -> _Mode:
-    """The same mode where awareness is what the account says of it: what was told together moves together.
+def _given_awareness(fit: _Mode, interest: float, interest_sd: float) -> _Mode:
+    """The same mode where awareness is what `_above_zero` says of it: what was told together moves together.
 
     A rate and a tiring that were fitted beside a negative awareness would, beside one of 0, promise too much.
     """
-    tied = fit.covariance[:, :, 2] / fit.covariance[:, 2, 2, None]
-    theta = fit.theta + tied * (interest - fit.theta[:, 2])[:, None]
-    both = tied[:, :, None] * tied[:, None]
-    less = (fit.covariance[:, 2, 2] - interest_sd**2)[:, None, None]
-    return _Mode(fit.evidence, theta, fit.covariance - less * both)
+    told = fit.shared_covariance[:, 0] / fit.shared_covariance[0, 0]
+    moved = told * (interest - fit.shared[0])
+    less = (fit.shared_covariance[0, 0] - interest_sd**2) * np.outer(told, told)
+    return replace(
+        fit, own=fit.own + fit.tied @ moved, shared=fit.shared + moved,
+        shared_covariance=fit.shared_covariance - less,
+    )  # fmt: skip
 
 
 def _mixed(weight: Array, means: list[Array], sds: list[Array]) -> tuple[Array, Array]:
@@ -175,38 +211,25 @@ def _mixed(weight: Array, means: list[Array], sds: list[Array]) -> tuple[Array, 
 
 
 def _carried(fits: list[_Mode], weight: Array) -> Marginal:
-    """The share of a day's exposure that still tires the next day, from left strength = share x strength; one for all.
+    """The share of a day's exposure that still tires the next day; one for all. Its prior is in every mode already.
 
-    Both strengths are estimated together; the strength itself is summed over its prior. Where nothing tires nothing
-    tells what is left of it.
+    The interval is the log's own, without the prior, cut off at 0 and 1: with it a small share is held too often.
+    Where nothing tires nothing tells what is left of it, and the prior stands.
     """
-    total = np.zeros(len(_SHARES))
-    parts = []
-    for fit in fits:
-        theta, cov = fit.theta[:, [1, 3]], fit.covariance[:, [1, 3]][:, :, [1, 3]]
-        top = np.maximum(theta[:, 0], 0.0) + 4.0 * np.sqrt(cov[:, 0, 0])
-        low = np.maximum(theta[:, 0] - 4.0 * np.sqrt(cov[:, 0, 0]), 0.0)
-        k = low[:, None] + np.linspace(0.0, 1.0, _STRENGTHS) * (top - low)[:, None]
-        off = theta[:, None, None, :] - np.stack(
-            np.broadcast_arrays(k[:, :, None], k[:, :, None] * _SHARES), axis=-1
-        )
-        inverse = np.linalg.inv(cov)
-        log_p = -0.5 * np.einsum("gksi,gij,gksj->gks", off, inverse, off)
-        highest = log_p.max((1, 2), keepdims=True)
-        parts.append((np.log(np.exp(log_p - highest).mean(1) + 1e-300) + highest[..., 0]).sum(0))
-    for part, w in zip(parts, weight, strict=True):
-        total = total + w * np.exp(part - max(float(x.max()) for x in parts))
-    p = total * np.exp(-0.5 * (_SHARES / CARRIED_SD) ** 2)
-    density = p / p.sum()
-    p = density * np.where(_SHARES == 0.0, 0.5, 1.0)
+    variance = np.array([fit.shared_covariance[1, 1] for fit in fits])
+    means = np.array([fit.shared[1] for fit in fits])
+    p = weight / np.sqrt(variance) @ np.exp(-0.5 * (_SHARES - means[:, None]) ** 2 / variance[:, None])
+    p = p * np.where(_SHARES == 0.0, 0.5, 1.0)
     p = p / p.sum()
     mean = float(p @ _SHARES)
-    # The shortest interval, so that 0 can lie in it.
-    order = np.argsort(-density, kind="stable")
-    chosen = order[: int(np.searchsorted(np.cumsum(p[order]), 0.9)) + 1]
+    alone = 1.0 / np.maximum(1.0 / variance - CARRIED_SD**-2, _HARDLY)
+    mixture = weight[:, None], (means * alone / variance)[:, None], np.sqrt(alone)[:, None]
+    low, high = (np.clip(mixture_quantile(level, *mixture), 0.0, 1.0) for level in (0.05, 0.95))
+    if high - low > Z90 * CARRIED_SD:
+        low, high = np.zeros(1), np.full(1, Z90 * CARRIED_SD)
     return Marginal(
         mean=np.array([mean]), sd=np.array([np.sqrt(p @ (_SHARES - mean) ** 2)]),
-        low=np.array([min(_SHARES[chosen].min(), mean)]), high=np.array([max(_SHARES[chosen].max(), mean)]),
+        low=np.minimum(low, mean), high=np.maximum(high, mean),
     )  # fmt: skip
 
 

@@ -537,7 +537,7 @@ def buy(world: World, kind: Kind, bank: Bank, level: jax.Array, log_bid: jax.Arr
     shown = jnp.where(place.held, 1.0, 0.0)
     clicks = clicks_each * place.seen
     return Bought(
-        *(_over_samples(x) for x in (weight * shown, clicks, clicks * place.price)), rivals_paid,
+        _over_samples(weight * shown), _over_samples(clicks), _over_samples(clicks * place.price), rivals_paid,
         _over_samples(clicks * worth),
     )  # fmt: skip
 
