@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from gaelp.core.episode import End
 from gaelp.core.errors import BadInput, ShapeError
@@ -430,6 +431,25 @@ def test_an_anchor_pulls_towards_its_moves_and_one_of_residuals_is_refused():
     other = Gaussian((), jnp.zeros(3), anchor.scaling, jnp.ones(()))
     with pytest.raises(BadInput, match="residuals"):
         update(state, played, c, anchor=other)
+
+
+def test_an_anchor_of_q_says_nothing_where_q_has_not_moved():
+    # Learning rate 0: what plays is the anchor itself, in every one of the steps.
+    config = replace(QUICK, anchor_kl=10.0, learning_rate=0.0)
+    state = replace(
+        fresh(config), agent=dqn.Agent(constant([0.0, 0.0, 2.0])), target=constant([0.0, 0.0, 2.0])
+    )
+    weights = ravel_pytree(state.agent)[0]
+    state = replace(state, optimiser=dqn.optimiser().init(weights))
+    _, report = update(state, rows(np.zeros(2)).experience(), dqn.coefficients(config))
+    # Its epsilon-soft moves would be 0.46 nats away from the softmax of the same Q.
+    assert told(report)["anchor_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_calls_with_an_anchor_take_a_share_of_the_learning_rate():
+    config = DQNConfig(learning_rate=0.02, anchored_rate=0.25)
+    assert float(dqn.coefficients(config).learning_rate) == pytest.approx(0.02)
+    assert float(dqn.coefficients(replace(config, anchor_kl=0.5)).learning_rate) == pytest.approx(0.005)
 
 
 def claim(log_prob: float, q: list[float], action: int) -> float:

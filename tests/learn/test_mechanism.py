@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from benchmarks import saboteurs
 from benchmarks.saboteurs import CONFIGS, SCHEMA, STEPS, ad_world
+from jax import Array
 
 from gaelp.learn import tabular
 from gaelp.learn.algorithm import ALGORITHMS, PPO, Algorithm
-from gaelp.learn.mechanism import Call, StepAudit, audit
+from gaelp.learn.mechanism import Call, StepAudit, _program, audit
 from gaelp.learn.normalise import unscaled
 from gaelp.learn.tabular import HIDDEN
 
@@ -123,3 +125,18 @@ def test_training_that_went_on_with_other_weights_is_named() -> None:
     other = replace(after, agent=jax.tree.map(lambda x: x * jnp.float32(1.0000001), after.agent))
     found = audit(PPO, call, other)
     assert found.faults == ("the call, played again from the state before it, leads to other weights",)
+
+
+class _Kinked(eqx.Module):
+    q: Array
+
+
+@pytest.mark.parametrize("at", [5e-5, -5e-5])
+def test_a_kink_near_the_weights_is_no_fault(at: float) -> None:
+    # relu bends at 0, which lies 5e-5 from the weight: measured over 1e-4 its slope would be 0.75 or 0.25.
+    with jax.enable_x64(True):
+        agent = _Kinked(jnp.array([at, 1.0]))
+        program = _program(lambda agent, rows, c: jnp.sum(jax.nn.relu(agent.q)), ("q",))
+        gradient, slopes = program(agent, None, None, np.array([[1.0, 0.0]]))
+        assert float(slopes[0]) == pytest.approx(float(gradient[0]), abs=1e-6)
+        assert float(gradient[0]) == float(at > 0)

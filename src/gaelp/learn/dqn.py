@@ -7,7 +7,8 @@ Double, dueling, with a slow copy Q' of the network Q; over the rows of a miniba
     y      = r + gamma V(s'),   V(s) = Q'(s, argmax_a Q(s, a)),   sums and maxima over allowed moves
 
 With n_step above 1, y is Retrace's for the greedy policy: what follows a move that is not greedy does not count.
-The anchor's term is the conservative one with the anchor's moves in place of the logged ones.
+The anchor's term is the conservative one with the anchor's moves in place of the logged ones: the softmax of its own
+Q where it is a policy of Q, and so nothing where Q has not moved.
 Source: Mnih et al. (2015); van Hasselt et al. (2016), double; Wang et al. (2016), dueling; Munos et al. (2016),
 Retrace; Schaul et al. (2016), prioritised replay; Kumar et al. (2020), CQL(H), equation 4.
 """
@@ -86,13 +87,15 @@ class DQNConfig:
     It never falls to 0: a log whose moves had no other chance can judge no other policy.
     priority_alpha, priority_beta: of prioritised sampling; below a beta of 1 the loss is biased.
     conservative: weight of the term that holds values down beside logged moves. anchor_kl: weight of
-    KL(anchor || softmax Q) when an anchor is given. min_ess: smallest effective share of logged or live
+    KL(anchor || softmax Q) when an anchor is given; such calls take anchored_rate times the learning rate, since no
+    ratio holds a step back where minibatches are small. min_ess: smallest effective share of logged or live
     transitions; 0, since one-step targets need no importance weights. zero_bias: head start of the zero move,
     in units of Q. replay_size: transitions remembered, in rows of replay_steps decisions, at least as many as a
     row of the batches has. max_grad_norm: of the whole network.
     """
 
     learning_rate: float = 1e-3
+    anchored_rate: float = 0.25
     gamma: float = 1.0
     reward_scale: float = 20.0
     huber: float = 1.0
@@ -117,7 +120,8 @@ class DQNConfig:
 
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {
-            "learning_rate": (0.0, 1.0), "gamma": (0.0, 1.0), "reward_scale": (1e-9, 1e9), "huber": (1e-6, 1e6),
+            "learning_rate": (0.0, 1.0), "anchored_rate": (1e-6, 1.0), "gamma": (0.0, 1.0),
+            "reward_scale": (1e-9, 1e9), "huber": (1e-6, 1e6),
             "max_grad_norm": (1e-9, math.inf), "target_every": (1, 10**9), "tau": (1e-6, 1.0), "n_step": (1, 100),
             "trace": (0.0, 1.0), "epsilon": (1e-6, LARGEST_EPSILON), "epsilon_final": (1e-6, LARGEST_EPSILON),
             "epsilon_transitions": (1, 10**9), "priority_alpha": (0.0, 2.0), "priority_beta": (0.0, 1.0),
@@ -159,6 +163,8 @@ class Coefficients(eqx.Module):
 def coefficients(config: DQNConfig) -> Coefficients:
     """The config as arrays."""
     told: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(Coefficients)}
+    if config.anchor_kl > 0:
+        told["learning_rate"] *= config.anchored_rate
     for name in told.keys() - {"n_step", "sampling"}:
         # target_every is a count: float32 would lose it beyond 16 million.
         told[name] = jnp.asarray(told[name], jnp.int32 if name == "target_every" else jnp.float32)
@@ -447,7 +453,13 @@ def _minibatch(
         raise BadInput("anchor: a policy of residuals cannot be the anchor of one of moves.")
 
     def asked() -> tuple[Array, Array]:
-        log_probs = anchor.log_probs(played.observation[:, 0], mask)
+        if isinstance(anchor, EpsilonSoft):
+            # The softmax of its own Q: an anchor must not pull where nothing has moved, as one that all but always
+            # plays one move would, whatever the gap in Q.
+            q = anchor.actor.q_values(anchor.scaling(played.observation[:, 0]))
+            log_probs = jax.nn.log_softmax(jnp.where(mask, q, dist.FORBIDDEN), axis=-1)
+        else:
+            log_probs = anchor.log_probs(played.observation[:, 0], mask)
         return jnp.where(mask, jnp.exp(log_probs), 0.0), dist.entropy(log_probs, mask)
 
     # Only asked where it counts: it is another network to evaluate.

@@ -258,7 +258,12 @@ class RLTrainingEngine:
             )
             after = _hashes_of(agent, policy, hidden)
             asked = _Asked(
-                calls + i + 1, int(host.transitions[i]), int(host.transitions[i]), batch_size, num_epochs
+                calls + i + 1,
+                int(host.transitions[i]),
+                int(host.transitions[i]),
+                batch_size,
+                num_epochs,
+                _rate(self._unanchored),
             )
             metrics = self._metrics(
                 report,
@@ -313,7 +318,12 @@ class RLTrainingEngine:
         hashes = _hashes(state)
         simulated = host.sources == SOURCES.index(Source.SIMULATED)
         asked = _Asked(
-            int(state.calls), host.transitions, int(host.valid[simulated].sum()), batch_size, num_epochs
+            int(state.calls),
+            host.transitions,
+            int(host.valid[simulated].sum()),
+            batch_size,
+            num_epochs,
+            _rate(call.coefficients),
         )
         shares = segment_shares(host.segment, host.weight, host.valid)
         reward = float(host.reward[host.valid].mean(dtype=np.float64))
@@ -364,7 +374,7 @@ class RLTrainingEngine:
             simulated_transitions=asked.simulated_transitions,
             batch_size=asked.batch_size,
             num_epochs=asked.num_epochs,
-            learning_rate=self.config.learning_rate,
+            learning_rate=asked.learning_rate,
             weight_change=_change(math.hypot(*moved.values()), math.hypot(*norm.values())),
             weight_change_by_tensor={name: _change(moved[name], norm[name]) for name in self._names},
             gradient_norm_before=by_tensor["gradient_norm_before"],
@@ -564,6 +574,12 @@ class _Asked:
     simulated_transitions: int
     batch_size: int
     num_epochs: int
+    learning_rate: float
+
+
+def _rate(coefficients: Any) -> float:
+    """The learning rate of a call, in the shortest digits that mean the same float32."""
+    return float(str(np.float32(coefficients.learning_rate)))
 
 
 # Scalars that every algorithm reports and that are fields of the metrics; what else it tells is among `parts`.
