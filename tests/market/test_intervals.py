@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from tests.market.histories import Planted, history
 
 from gaelp.market import fit_delay as fit_delay_module
 from gaelp.market.estimates import Z90, pool
-from gaelp.market.fit_conversions import _weighted
+from gaelp.market.fit_conversions import _mode, _weighted
 from gaelp.market.fit_delay import fit_delay, matured
 from gaelp.market.grids import follow
 
@@ -69,3 +70,40 @@ def test_intervals_of_the_delay_reach_as_far_as_the_arrivals_alone_say_whatever_
         ends.append(np.log([inside[:, 3].min(), inside[:, 3].max()]))
     assert np.ptp(ends, axis=1).min() > 0.3
     np.testing.assert_allclose(ends[0], ends[1], atol=0.08)
+
+
+def test_the_mode_of_own_and_shared_numbers_is_where_a_plain_search_finds_it():
+    # Three line items, numbers of their own and two that all share, against BFGS on the same posterior written anew.
+    rng = np.random.default_rng(5)
+    shape, memory = (3, 4, 48), 0.9
+    clicks = rng.poisson(40.0, shape).astype(float)
+    tired, left, aware = (rng.uniform(0.0, top, shape) for top in (3.0, 2.0, 0.9))
+    base, strength = np.log([0.1, 0.2, 0.3]), np.array([0.1, 0.3, 0.5])
+
+    def rate(x: np.ndarray) -> np.ndarray:
+        own, awareness, share = x[:6].reshape(2, 3, 1, 1), x[6], x[7]
+        return np.exp(own[0] - own[1] * (tired + share * left)) * (1.0 + awareness * aware)
+
+    seen = rng.poisson(clicks * rate(np.concatenate([base, strength, [0.2, 0.3]]))).astype(float)
+
+    def loss(x: np.ndarray) -> float:
+        mean = clicks * rate(x)
+        prior = 1e-6 * (x[:3] ** 2).sum() + ((x[3:6] - 0.2) ** 2).sum() / (3 * 0.4**2)
+        prior += (x[6] / 0.12) ** 2 + (x[7] / 0.3) ** 2
+        return float((mean - seen * np.log(mean)).sum() + 0.5 * prior)
+
+    start = np.concatenate([np.full(3, np.log(0.2)), np.full(3, 0.2), [0.0, 0.1]])
+    found = minimize(loss, start, method="BFGS").x
+    mode = _mode(clicks, seen, tired, left, aware, memory)
+    np.testing.assert_allclose(mode.own.T.ravel(), found[:6], atol=1e-3)
+    np.testing.assert_allclose(mode.shared, found[6:], atol=1e-3)
+    assert mode.evidence == pytest.approx(-loss(found), abs=1e-4)
+    # What is told of a shared number, and of an own one with it, is the inverse of the whole curvature.
+    step = 1e-3 * np.eye(8)
+    curvature = np.array([
+        [loss(found + a + b) - loss(found + a - b) - loss(found - a + b) + loss(found - a - b) for a in step]
+        for b in step
+    ]) / 4e-6  # fmt: skip
+    whole = np.diag(np.linalg.inv(curvature))
+    np.testing.assert_allclose(np.diag(mode.shared_covariance), whole[6:], rtol=0.1)
+    np.testing.assert_allclose(mode.own_covariance[:, 1, 1] + mode.doubt(1), whole[3:6], rtol=0.1)

@@ -457,7 +457,7 @@ def _minibatch(
             # The softmax of its own Q: an anchor must not pull where nothing has moved, as one that all but always
             # plays one move would, whatever the gap in Q.
             q = anchor.actor.q_values(anchor.scaling(played.observation[:, 0]))
-            log_probs = jax.nn.log_softmax(jnp.where(mask, q, dist.FORBIDDEN), axis=-1)
+            log_probs = dist.log_probabilities(q, mask)
         else:
             log_probs = anchor.log_probs(played.observation[:, 0], mask)
         return jnp.where(mask, jnp.exp(log_probs), 0.0), dist.entropy(log_probs, mask)

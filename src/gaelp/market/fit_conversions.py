@@ -153,6 +153,7 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, m
     # The base rate is told by the log alone. The prior of strength is the account's: said by every line item anew it
     # would outvote the log, so all together say it once.
     precision = np.array([1e-6, 1.0 / (items * (scale * FATIGUE.sd) ** 2)])
+    shared_centre = np.array([AWARENESS.mean, 0.0])
     shared_precision = np.array([AWARENESS.sd**-2, CARRIED_SD**-2])
     tired, left, aware = (x.reshape(items, -1) for x in (tired, left, aware))
     clicks, seen = clicks.reshape(items, -1), seen.reshape(items, -1)
@@ -168,7 +169,8 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, m
         both = information[:, 2:, 2:] + information[:, 2:, :2] @ tied
         shared_covariance = np.linalg.inv(both.sum(0) + np.diag(shared_precision))
         own_pull = pull[:, :2] - precision * (own - centre)
-        rest = (pull[:, 2:] + np.einsum("gij,gi->gj", tied, own_pull)).sum(0) - shared_precision * shared
+        rest = (pull[:, 2:] + np.einsum("gij,gi->gj", tied, own_pull)).sum(0)
+        rest = rest - shared_precision * (shared - shared_centre)
         shared_step = np.clip(shared_covariance @ rest, -0.3, 0.3)
         own_step = np.einsum("gij,gj->gi", own_covariance, own_pull) + tied @ shared_step
         own = own + np.clip(own_step, -0.5, 0.5)
@@ -176,7 +178,7 @@ def _mode(clicks: Array, seen: Array, tired: Array, left: Array, aware: Array, m
         if max(np.abs(own_step).max(), np.abs(shared_step).max()) < 1e-4:
             break
     log_p = (seen * np.log(np.maximum(mean, 1e-12)) - mean).sum() - 0.5 * (
-        (precision * (own - centre) ** 2).sum() + (shared_precision * shared**2).sum()
+        (precision * (own - centre) ** 2).sum() + (shared_precision * (shared - shared_centre) ** 2).sum()
     )
     # Memories are compared by the best fit at each, all with as many numbers. An integral over the strengths would
     # favour, to the power of the line items, the memory at which a strength is told least.
@@ -222,7 +224,7 @@ def _carried(fits: list[_Mode], weight: Array) -> Marginal:
     p = p * np.where(_SHARES == 0.0, 0.5, 1.0)
     p = p / p.sum()
     mean = float(p @ _SHARES)
-    alone = 1.0 / np.maximum(1.0 / variance - CARRIED_SD**-2, _HARDLY)
+    alone = 1.0 / np.maximum(1.0 / variance - CARRIED_SD**-2, 1e-6)
     mixture = weight[:, None], (means * alone / variance)[:, None], np.sqrt(alone)[:, None]
     low, high = (np.clip(mixture_quantile(level, *mixture), 0.0, 1.0) for level in (0.05, 0.95))
     if high - low > Z90 * CARRIED_SD:
