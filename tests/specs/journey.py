@@ -9,11 +9,12 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,22 @@ limits = {{ per_episode = "14.00", per_day = "70.00", total = "140.00", days = 2
 """
 RUN = "tiny-1"
 ENTRANCE = (sys.executable, "-c", "from gaelp.cli.app import main; main()")
+FREEZING = """
+import os, signal
+from gaelp.cli.app import main
+from gaelp.platforms.sandbox.client import SandboxPlatform
+
+step = SandboxPlatform.step
+
+def freezing(self, day, tick):
+    if (day, tick) == {at}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return step(self, day, tick)
+
+SandboxPlatform.step = freezing
+main()
+"""
+"""The command itself, but that it stops itself right before a certain half hour: a test that polled could come days late."""
 PATIENCE_S = 300.0
 POLL_S = 0.02
 
@@ -122,8 +139,8 @@ class Home:
 
     # ---- commands, each a process of its own
 
-    def command(self, *words: str) -> list[str]:
-        return [*ENTRANCE, words[0], *words[1:], "--home", str(self.path)]
+    def command(self, *words: str, entrance: tuple[str, ...] = ENTRANCE) -> list[str]:
+        return [*entrance, *words, "--home", str(self.path)]
 
     def environment(self) -> dict[str, str]:
         told = {
@@ -143,12 +160,15 @@ class Home:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *words: str) -> Travelling:
-        """Begin a command that takes its time."""
+    def start(self, *words: str, frozen_at: tuple[int, int] | None = None) -> Travelling:
+        """Begin a command that takes its time; right before the half hour (day, tick) `frozen_at` it stops (SIGSTOP)."""
+        entrance = ENTRANCE if frozen_at is None else (sys.executable, "-c", FREEZING.format(at=frozen_at))
         number = len(list(self.path.parent.glob(f"{self.path.name}.*.out")))
         said, complained = (self.path.parent / f"{self.path.name}.{number}.{what}" for what in ("out", "err"))
         with said.open("w") as out, complained.open("w") as err:
-            process = subprocess.Popen(self.command(*words), env=self.environment(), stdout=out, stderr=err)
+            process = subprocess.Popen(
+                self.command(*words, entrance=entrance), env=self.environment(), stdout=out, stderr=err
+            )
         return Travelling(self, process, said, complained)
 
     # ---- what the databases hold
@@ -257,6 +277,20 @@ class Travelling:
 
         until(settled, what)
 
+    def until_frozen(self) -> None:
+        """Wait for the half hour `frozen_at`, answering as a person would whatever the run waits for."""
+
+        def frozen() -> bool:
+            grant_what_is_wanted(self.home)
+            seen = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+            return seen is not None
+
+        self.until(frozen, "the half hour to be frozen at")
+
+    def thaw(self) -> None:
+        """Let it go on from where it is frozen."""
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, and the sandbox that was left behind goes on or not as it likes."""
         self.process.kill()
@@ -299,10 +333,6 @@ def until(happened: Callable[[], object], what: str) -> None:
         time.sleep(POLL_S)
 
 
-@contextlib.contextmanager
-def ended_sandbox(home: Home) -> Iterator[Home]:
-    """A home whose sandbox does not outlive the test."""
-    try:
-        yield home
-    finally:
-        home.stop_sandbox()
+def live_day(home: Home, nth: int, phase: str = "real_testing") -> int:
+    """The platform's day that was the `nth` live one of a phase (from 0) in a finished journey."""
+    return home.rows("day_played", phase=phase)[nth].told["day"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.specs.conftest import Finished
-from tests.specs.journey import CALLS, RUN, Home, Row, grant_what_is_wanted
+from tests.specs.journey import CALLS, RUN, Home, live_day
 
 from gaelp.learn.runtime import enable_compilation_cache
 from gaelp.orchestration.orchestrator import TrainingOrchestrator
@@ -66,32 +66,21 @@ def test_killed_in_simulation_between_live_days_and_within_one_it_ends_the_same(
     finished: Finished, homes: Callable[[str], Home], config: Path
 ) -> None:
     home = homes("killed")
-
-    def days() -> list[Row]:
-        grant_what_is_wanted(home)
-        return home.rows("day_played", phase="real_testing")
-
-    def half_hour() -> tuple[int, int]:
-        """Where the platform's clock stands."""
-        return home.sandbox("SELECT day, tick FROM clock")[0]
+    second, third = ((live_day(finished.home, nth), tick) for nth, tick in ((1, 0), (2, 7)))
 
     travelling = home.start("run", str(config), "--json")
     travelling.until(lambda: home.rows("checkpoint"), "the first block of simulation")
     travelling.kill()
     assert 0 < len(home.rows("trained")) < CALLS
 
-    travelling = home.start("resume", RUN, "--json")
-    travelling.until(days, "the first live day")
-    travelling.kill()
-    assert 1 <= len(days()) < 4
-    assert home.rows("posted") == []
-
-    travelling = home.start("resume", RUN, "--json")
-    third = days()[0].told["day"] + 2
-    travelling.until(lambda: half_hour() > (third, 6), "the morning of the third live day")
-    travelling.kill()
-    assert half_hour() < (third + 1, 0)
-    assert len(days()) == 2
+    for played, half_hour in enumerate((second, third), start=1):
+        travelling = home.start("resume", RUN, "--json", frozen_at=half_hour)
+        travelling.until_frozen()
+        travelling.kill()
+        assert home.sandbox("SELECT day, tick FROM clock") == [half_hour]
+        assert len(home.rows("day_played", phase="real_testing")) == played
+        # A window is two days long: within its first nothing is settled, in the second's first it is.
+        assert bool(home.rows("posted")) is (half_hour == third)
 
     answer = home.start("resume", RUN, "--json").end()
     assert answer.code == 0, answer.err

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from tests.specs.conftest import Finished
-from tests.specs.journey import RUN, Answer, Home, grant_what_is_wanted
+from tests.specs.journey import RUN, Answer, Home, live_day
 from tests.specs.test_determinism_and_resume import grants_and_approves, travel_until
 
 from gaelp.core.verdict import FAIL, PASS, WAIT, Verdict
@@ -227,21 +227,19 @@ def test_a_tripped_day_stays_tripped_when_the_run_dies_right_after_it(waiting: H
 # ---- the platform falls silent
 
 
-def silenced(waiting: Home) -> Answer:
-    """Resume the run, and end the platform's process under it between two half hours."""
-    travelling = waiting.start("resume", RUN, "--json")
-
-    def playing() -> bool:
-        grant_what_is_wanted(waiting)
-        return bool(waiting.rows("day_played", phase="real_testing"))
-
-    travelling.until(playing, "a live day")
+def silenced(waiting: Home, finished: Finished) -> Answer:
+    """Resume the run, and end the platform's process under it between two half hours of the second live day."""
+    travelling = waiting.start("resume", RUN, "--json", frozen_at=(live_day(finished.home, 1), 20))
+    travelling.until_frozen()
     waiting.stop_sandbox()
+    travelling.thaw()
     return travelling.end()
 
 
-def test_a_platform_that_dies_within_a_day_ends_the_command_with_a_sentence_and_json(waiting: Home) -> None:
-    answer = silenced(waiting)
+def test_a_platform_that_dies_within_a_day_ends_the_command_with_a_sentence_and_json(
+    waiting: Home, finished: Finished
+) -> None:
+    answer = silenced(waiting, finished)
     assert answer.code == 2
     assert "did not answer" in answer.sentence
     assert "Traceback" not in answer.err
@@ -257,7 +255,7 @@ def test_a_platform_that_dies_within_a_day_ends_the_command_with_a_sentence_and_
 def test_after_the_platform_died_the_run_goes_on_to_the_same_weights(
     waiting: Home, finished: Finished
 ) -> None:
-    assert silenced(waiting).code == 2
+    assert silenced(waiting, finished).code == 2
     again = waiting.start("resume", RUN, "--json").end()
     assert again.code == 0, again.err
     assert again.last["weights_hash"] == finished.answer.last["weights_hash"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from tests.specs.conftest import Finished
-from tests.specs.journey import RUN, Home, Row, grant_what_is_wanted
+from tests.specs.journey import RUN, Home, Row, Travelling, live_day
 from tests.specs.test_a_dollar import FULL, bounds, opened
 
 from gaelp.orchestration.account import Prepared, prepare
@@ -28,41 +28,28 @@ def played(home: Home) -> int:
     )[0][0]
 
 
-def morning_of(day: int, home: Home) -> Callable[[], bool]:
-    """Does the clock stand within live day number `day`, after some of its half hours?"""
-
-    def reached() -> bool:
-        grant_what_is_wanted(home)
-        days = home.rows("authorised")
-        if not days:
-            return False
-        first = home.rows("day_played", phase="shadow")[-1].told["day"] + 1
-        return home.sandbox("SELECT day, tick FROM clock")[0] > (first + day, 4)
-
-    return reached
-
-
 @pytest.fixture
-def under_way(waiting: Home):
-    """The journey, resumed and within its second live day."""
-    travelling = waiting.start("resume", RUN, "--json")
-    travelling.until(morning_of(1, waiting), "the second live day")
+def under_way(finished: Finished, waiting: Home) -> Iterator[Travelling]:
+    """The journey, resumed and frozen in the morning of its second live day."""
+    travelling = waiting.start("resume", RUN, "--json", frozen_at=(live_day(finished.home, 1), 5))
+    travelling.until_frozen()
     yield travelling
     travelling.process.kill()
     travelling.process.wait()
 
 
 def test_halt_from_another_process_stops_a_live_day_and_lifting_it_ends_the_same(
-    under_way, finished: Finished
+    under_way: Travelling, finished: Finished
 ) -> None:
-    home: Home = under_way.home
-    # This test is another process; the command takes a second to start, in which the sandbox plays two days.
+    home = under_way.home
     halt(existing_run(home.path, RUN), "spend looks wrong")
 
     # By itself: each campaign of the run reads back as paused, and the latch is down.
     assert set(home.campaigns(LIVE).values()) == {"PAUSED"}
     assert "spend looks wrong" in (home.directory / "HALTED").read_text()
 
+    served = played(home)
+    under_way.thaw()
     stopped = under_way.end()
     assert stopped.code == 1
     assert stopped.sentence == "gaelp: halted: spend looks wrong."
@@ -74,7 +61,8 @@ def test_halt_from_another_process_stops_a_live_day_and_lifting_it_ends_the_same
     assert home.rows("phase_ended", name="real_testing") == []
     halted_at = home.rows("halted")[0].seq
     assert [r.kind for r in home.rows("reserved", "day_played") if r.seq > halted_at] == []
-    before = (len(home.campaigns(LIVE)), played(home))
+    before = (len(home.campaigns(LIVE)), served)
+    assert (len(home.campaigns(LIVE)), played(home)) == before
 
     status = home.ask("status", RUN, "--json")
     assert status.last["state"] == "halted"
@@ -104,8 +92,8 @@ def live_days(home: Home) -> list[Row]:
     return home.rows("day_played", phase="real_testing") + home.rows("day_played", phase="scaled")
 
 
-def test_halt_works_when_the_orchestrator_is_dead(under_way) -> None:
-    home: Home = under_way.home
+def test_halt_works_when_the_orchestrator_is_dead(under_way: Travelling) -> None:
+    home = under_way.home
     under_way.kill()
     running = {name for name, status in home.campaigns(LIVE).items() if status == "ENABLED"}
     assert len(running) >= 5
@@ -117,8 +105,8 @@ def test_halt_works_when_the_orchestrator_is_dead(under_way) -> None:
 
 
 @pytest.mark.slow
-def test_halt_works_when_the_platform_must_be_found_again_first(under_way) -> None:
-    home: Home = under_way.home
+def test_halt_works_when_the_platform_must_be_found_again_first(under_way: Travelling) -> None:
+    home = under_way.home
     under_way.kill()
     home.stop_sandbox()
     assert home.ask("halt", RUN, "--json").code == 0
