@@ -80,21 +80,39 @@ limits = {{ per_episode = "14.00", per_day = "70.00", total = "140.00", days = 2
 RUN = "tiny-1"
 ENTRANCE = (sys.executable, "-c", "from gaelp.cli.app import main; main()")
 FREEZING = """
-import os, signal
+import contextlib, os, signal
 from gaelp.cli.app import main
 from gaelp.platforms.sandbox.client import SandboxPlatform
+from gaelp.store.store import Store
 
-step = SandboxPlatform.step
+moment = {moment}
+step, transaction = SandboxPlatform.step, Store.transaction
 
-def freezing(self, day, tick):
-    if (day, tick) == {at}:
+def reached(store, run_id):
+    return len(list(store.events(run_id, moment[:1]))) >= moment[1]
+
+def stepping(platform, day, tick):
+    if (day, tick) == moment:
         os.kill(os.getpid(), signal.SIGSTOP)
-    return step(self, day, tick)
+    return step(platform, day, tick)
 
-SandboxPlatform.step = freezing
+@contextlib.contextmanager
+def committing(store, run_id):
+    already = reached(store, run_id)
+    with transaction(store, run_id) as tx:
+        yield tx
+    if reached(store, run_id) and not already:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+if isinstance(moment[0], str):
+    Store.transaction = committing
+else:
+    SandboxPlatform.step = stepping
 main()
 """
-"""The command itself, but that it stops itself right before a certain half hour: a test that polled could come days late."""
+"""The command itself, but that it stops itself at a certain moment: a test that polled for it could come days late."""
+Moment = tuple[int, int] | tuple[str, int]
+"""Right before the platform's half hour (day, tick), or right after event number n, from 1, of a kind: (kind, n)."""
 PATIENCE_S = 300.0
 POLL_S = 0.02
 
@@ -160,9 +178,11 @@ class Home:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *words: str, frozen_at: tuple[int, int] | None = None) -> Travelling:
-        """Begin a command that takes its time; right before the half hour (day, tick) `frozen_at` it stops (SIGSTOP)."""
-        entrance = ENTRANCE if frozen_at is None else (sys.executable, "-c", FREEZING.format(at=frozen_at))
+    def start(self, *words: str, frozen_at: Moment | None = None) -> Travelling:
+        """Begin a command that takes its time; at the moment `frozen_at` it stops (SIGSTOP)."""
+        entrance = (
+            ENTRANCE if frozen_at is None else (sys.executable, "-c", FREEZING.format(moment=frozen_at))
+        )
         number = len(list(self.path.parent.glob(f"{self.path.name}.*.out")))
         said, complained = (self.path.parent / f"{self.path.name}.{number}.{what}" for what in ("out", "err"))
         with said.open("w") as out, complained.open("w") as err:
@@ -278,14 +298,14 @@ class Travelling:
         until(settled, what)
 
     def until_frozen(self) -> None:
-        """Wait for the half hour `frozen_at`, answering as a person would whatever the run waits for."""
+        """Wait for the moment `frozen_at`, answering as a person would whatever the run waits for."""
 
         def frozen() -> bool:
             grant_what_is_wanted(self.home)
             seen = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
             return seen is not None
 
-        self.until(frozen, "the half hour to be frozen at")
+        self.until(frozen, "the moment to be frozen at")
 
     def thaw(self) -> None:
         """Let it go on from where it is frozen."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.market.made_logs import made_log, written
-from tests.specs.journey import Answer, Home, Told, Travelling
+from tests.specs.journey import Answer, Home, Told
 
 RUN = "log-1"
 EPISODES, CALLS, TRAINING = 320, 10, 66
@@ -203,13 +203,15 @@ def test_killed_in_either_phase_and_resumed_it_ends_the_same_event_by_event(
     def of_phase(kind: str, phase: str) -> list[Told]:
         return [row for row in events(home, kind) if row["told"]["phase"] == phase]
 
-    travelling: Travelling = home.start(*words(finished.log))
-    travelling.until(lambda: of_phase("checkpoint", "simulation"), "the first block of simulation")
+    travelling = home.start(*words(finished.log), frozen_at=("checkpoint", 2))
+    travelling.until_frozen()
     travelling.kill()
     assert 0 < len(of_phase("trained", "simulation")) < CALLS
-    travelling = home.start("resume", RUN, "--json")
-    travelling.until(lambda: of_phase("checkpoint", "historical"), "the first block of replay")
+    blocks = len(events(finished.home, "checkpoint"))
+    travelling = home.start("resume", RUN, "--json", frozen_at=("checkpoint", blocks - 1))
+    travelling.until_frozen()
     travelling.kill()
+    assert 0 < len(of_phase("trained", "historical")) < 9
     assert not events(home, "journey_ended")
     answer = home.ask("resume", RUN, "--json")
     assert answer.code == 0, answer.err
@@ -237,13 +239,15 @@ def test_a_halted_run_stops_between_blocks_and_goes_on_when_that_is_lifted(
     finished: OnALog, tmp_path: Path, cache: Path
 ) -> None:
     home = Home(tmp_path / "halted", cache)
-    travelling = home.start(*words(finished.log))
-    travelling.until(lambda: events(home, "checkpoint"), "the first block of simulation")
+    travelling = home.start(*words(finished.log), frozen_at=("checkpoint", 1))
+    travelling.until_frozen()
     halted = home.ask("halt", "--reason", "a look at the log", "--json")
     assert halted.code == 0, halted.err
+    travelling.thaw()
     assert travelling.process.wait(timeout=120) == 1
+    assert len(events(home, "checkpoint")) == 1, "no block more is trained"
     assert "a look at the log" in travelling.complained.read_text()
-    assert home.ask("status", "--json").last["state"] in ("halted", "stopped")
+    assert home.ask("status", "--json").last["state"] == "halted"
     answer = home.ask("resume", RUN, "--lift", "seen", "--json")
     assert answer.code == 0, answer.err
     assert answer.last["weights_hash"] == finished.answer.last["weights_hash"]

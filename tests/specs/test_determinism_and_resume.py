@@ -68,8 +68,8 @@ def test_killed_in_simulation_between_live_days_and_within_one_it_ends_the_same(
     home = homes("killed")
     second, third = ((live_day(finished.home, nth), tick) for nth, tick in ((1, 0), (2, 7)))
 
-    travelling = home.start("run", str(config), "--json")
-    travelling.until(lambda: home.rows("checkpoint"), "the first block of simulation")
+    travelling = home.start("run", str(config), "--json", frozen_at=("checkpoint", 2))
+    travelling.until_frozen()
     travelling.kill()
     assert 0 < len(home.rows("trained")) < CALLS
 
