@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import equinox as eqx
@@ -278,23 +277,6 @@ def test_the_kinds_here_are_the_kinds_that_play():
 def test_the_export_needs_no_jax():
     code = "import sys, gaelp.learn.export, gaelp.learn.metrics; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("hidden", [(256, 256), (64, 64)])
-@pytest.mark.parametrize("kind", Kind)
-def test_one_decision_takes_less_than_a_hundred_microseconds(kind, hidden, rng):
-    # Observation 256, 64 moves or residuals. The fastest of many: what the machine does beside is not asked.
-    policy = policy_of(kind, rng, inputs=256, hidden=hidden, actions=64)
-    plain = exported(policy)
-    observation, mask = rng.normal(0, 1, 256).astype(np.float32), np.ones(64, bool)
-    noise = rng.normal(0, 1, 64).astype(np.float32) if kind in RESIDUALS else 0.4
-    fastest = math.inf
-    for _ in range(30):
-        began = time.perf_counter()
-        for _ in range(20):
-            plain.act(observation, mask, noise)
-        fastest = min(fastest, (time.perf_counter() - began) / 20)
-    assert fastest < 100e-6
 
 
 def test_equality_holds_at_the_real_size_too(rng):
