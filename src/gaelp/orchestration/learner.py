@@ -56,6 +56,8 @@ class Learner:
 
     def open(self, practice: PracticeMarket, judging: JudgingWorlds) -> None:
         """Markets; the engine as the log left it, fresh or at its newest checkpoint; the actor as last promoted."""
+        # What was compiled to tune pacers and to fit worlds is of no more use, and large.
+        jax.clear_caches()
         self.practice, self.judging = practice, judging
         self.engine = open_engine(self.config, self.schema, practice, judging)
         self.engine.canaries = canaries_of(self.run)
@@ -76,6 +78,8 @@ class Learner:
             return self.practise(phase, call, n)
 
         await self.rehearse(phase, plan, -(-plan.episodes // phase.train_every), plan.checkpoint_every, play)
+        # The judging worlds' programs are the largest: not beside those of training, which played here for the last time.
+        jax.clear_caches()
         return await self.decide(phase, NOTHING_TO_CERTIFY)
 
     async def rehearse(
