@@ -78,7 +78,7 @@ class Learner:
             return self.practise(phase, call, n)
 
         await self.rehearse(phase, plan, -(-plan.episodes // phase.train_every), plan.checkpoint_every, play)
-        # The judging worlds' programs are the largest: not beside those of training, which played here for the last time.
+        # The judging worlds' programs are the largest: not beside those of training, which are done with.
         jax.clear_caches()
         return await self.decide(phase, NOTHING_TO_CERTIFY)
 
