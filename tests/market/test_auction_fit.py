@@ -48,34 +48,45 @@ def fit(log: BidLog) -> AuctionFit:
 # ---- what the log tells
 
 
-def coverage(planting: Planted, seeds: range, draws: int) -> Counter[str]:
-    """How often each parameter's 90 % interval holds what was planted."""
+def coverage(planting: Planted, seeds: range, draws: int) -> tuple[Counter[str], Counter[str]]:
+    """How many logs tell each parameter, and in how many of these its 90 % interval holds what was planted."""
+    asked: Counter[str] = Counter()
     inside: Counter[str] = Counter()
     for seed in seeds:
         made = planted(planting, seed)
         fit = fit_auctions(made.log)
         found = told(fit, draws=draws, seed=seed)
         for name, truth in planting.truth(made.own, fit.edges, fit.identified_to).items():
-            assert found[name].identified, name
-            inside[name] += found[name].low <= truth <= found[name].high
-    return inside
+            asked[name] += found[name].identified
+            inside[name] += found[name].identified and found[name].low <= truth <= found[name].high
+    return asked, inside
 
 
 def test_the_intervals_of_all_that_is_told_cover_what_was_planted():
     """60 logs. Of 60 sound intervals fewer than 46 cover once in 500 times; 22 parameters are asked, many together."""
     assert binom.cdf(45, 60, 0.9) < 0.002
-    inside = coverage(Planted(), range(1000, 1060), draws=100)
-    assert len(inside) == 22
+    asked, inside = coverage(Planted(), range(1000, 1060), draws=100)
+    assert len(asked) == 22
+    assert set(asked.values()) == {60}
     assert min(inside.values()) >= 46, inside
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bid", ["constant", "by value", "with the level"])
 def test_of_four_hundred_intervals_85_to_95_percent_cover(bid):
-    """A sound interval of 90 % is outside 340 to 380 of 400 once in 1,000 times."""
+    """A sound interval of 90 % is outside 340 to 380 of 400 once in 1,000 times.
+
+    Bids that follow the level reach 70 in the top hundredth of the values too seldom, in every other log, to tell its
+    win rate there: those logs say so, and the others are held to what chance allows of so many.
+    """
     assert binom.cdf(339, 400, 0.9) + binom.sf(380, 400, 0.9) < 0.0012
-    inside = coverage(Planted(bid=bid), range(2000, 2400), draws=200)
-    assert all(340 <= count <= 380 for count in inside.values()), inside
+    asked, inside = coverage(Planted(bid=bid), range(2000, 2400), draws=200)
+    seldom = {"win_rate_at_55", "win_rate_at_70"} if bid == "with the level" else set()
+    assert all(asked[name] == 400 for name in asked.keys() - seldom), asked
+    assert all(asked[name] >= 100 for name in seldom), asked
+    for name, count in inside.items():
+        least, most = (340, 380) if asked[name] == 400 else binom.interval(0.998, asked[name], 0.9)
+        assert least <= count <= most, (name, asked[name], count)
 
 
 def test_more_auctions_narrow_what_chance_blurs_and_not_what_drift_does():
