@@ -353,6 +353,6 @@ def until(happened: Callable[[], object], what: str) -> None:
         time.sleep(POLL_S)
 
 
-def live_day(home: Home, nth: int, phase: str = "real_testing") -> int:
-    """The platform's day that was the `nth` live one of a phase (from 0) in a finished journey."""
-    return home.rows("day_played", phase=phase)[nth].told["day"]
+def live_day(home: Home, nth: int) -> int:
+    """The platform's day that was the `nth` of real testing (from 0) in a finished journey."""
+    return home.rows("day_played", phase="real_testing")[nth].told["day"]
